@@ -1,0 +1,3 @@
+//! dunnage for people: pod run, plan.
+#![forbid(unsafe_code)]
+fn main() {}

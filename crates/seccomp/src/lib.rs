@@ -1,0 +1,2 @@
+//! OCI seccomp profile to a classic BPF program, pure.
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The containerd shim: start, delete, info and the serving process.
+#![forbid(unsafe_code)]
+fn main() {}

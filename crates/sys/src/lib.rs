@@ -1,0 +1,13 @@
+//! Every system call dunnage makes, typed, once; the only home of `unsafe`.
+//!
+//! Owns the calls, their flags and descriptors, and how a failed call reads. Leaves OCI words, policy and
+//! logging to the crates above.
+//!
+//! Two callers use it: the parent, which wants a sentence when a call fails ([`Error`]), and the child
+//! between `clone3` and `execve`, which must not allocate, lock or panic. So whatever the child can use takes
+//! borrowed C strings and descriptors and returns a bare [`Errno`]; the parent adds the sentence with
+//! [`Call::call`].
+
+pub mod error;
+
+pub use error::{Call, Errno, Error, Result};

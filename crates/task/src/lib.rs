@@ -1,0 +1,2 @@
+//! Sandbox, Task and Exec: state machine, mailbox, supervision, stdio, durable records.
+#![forbid(unsafe_code)]
