@@ -1,2 +1,26 @@
-//! OCI bundle on disk to a checked Spec; ids, annotations, QoS class.
+//! An OCI bundle on disk, read once into a checked [`Spec`].
+//!
+//! Owns the reading of `config.json`, the meaning of absent fields, the refusal of what dunnage does not do
+//! (by its name), ids, the CRI annotations and the pod's [`QosClass`]. Never touches the kernel beyond opening
+//! the bundle. After [`Bundle::load`] no `Option` means "default" and no string means "flag".
 #![forbid(unsafe_code)]
+
+pub mod annotation;
+pub mod bundle;
+pub mod id;
+pub mod mount;
+pub mod namespace;
+pub mod process;
+pub mod qos;
+pub mod resources;
+pub mod seccomp;
+mod spec;
+
+pub use bundle::{Bundle, Error, ErrorKind};
+pub use id::{ContainerId, ContainerdNamespace, ExecId};
+pub use mount::{Mount, MountSource, Propagation};
+pub use namespace::{Namespace, NamespaceKind, Namespaces};
+pub use process::Process;
+pub use qos::QosClass;
+pub use resources::Resources;
+pub use spec::{Device, DeviceKind, Root, Spec, Sysctl};

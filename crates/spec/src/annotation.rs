@@ -1,0 +1,1 @@
+//! The few annotations that have a meaning for a runtime.
