@@ -9,5 +9,8 @@
 //! [`Call::call`].
 
 pub mod error;
+pub mod flock;
+pub mod netlink;
+pub mod netns;
 
 pub use error::{Call, Errno, Error, Result};
