@@ -8,9 +8,16 @@
 //! borrowed C strings and descriptors and returns a bare [`Errno`]; the parent adds the sentence with
 //! [`Call::call`].
 
+pub mod bpf;
+pub mod classic_mount;
 pub mod error;
+pub mod eventfd;
 pub mod flock;
+pub mod inotify;
+pub mod kernfs;
 pub mod netlink;
 pub mod netns;
+pub mod pidfd;
+pub mod stream;
 
 pub use error::{Call, Errno, Error, Result};
