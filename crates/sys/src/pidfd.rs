@@ -1,0 +1,85 @@
+//! Processes by descriptor: a pidfd names one process for ever, a number only until it is used again.
+//!
+//! Owns opening, signalling and waiting. Leaves what an exit means to the caller.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
+
+pub use rustix::process::{Pid, Signal};
+
+use crate::{Call, Errno, Result};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It called `exit` with this status, 0 to 255.
+    Status(i32),
+    /// A signal killed it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The status as a shell gives it: 128 + n for signal n.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Status(status) => status,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Opens a pidfd. Race-free only for a child that has not been waited for.
+///
+/// # Errors
+/// `ESRCH` when there is no such process.
+pub fn open(pid: Pid) -> Result<OwnedFd> {
+    pidfd_open(pid, PidfdFlags::empty()).call(|| format!("pidfd_open {pid}"))
+}
+
+/// Sends a signal.
+///
+/// # Errors
+/// `ESRCH` when the process has ended and was waited for, `EPERM` without privilege.
+pub fn send_signal(pidfd: impl AsFd, signal: Signal) -> std::result::Result<(), Errno> {
+    pidfd_send_signal(pidfd, signal)
+}
+
+/// Reaps the child when it has ended; `None` while it runs.
+///
+/// # Errors
+/// `ECHILD` when it is no child of this process, or has been reaped already.
+pub fn try_reap(pidfd: impl AsFd) -> std::result::Result<Option<Exit>, Errno> {
+    wait_with(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+/// Like [`try_reap`], but leaves the zombie, so that its entry in /proc stays readable.
+///
+/// # Errors
+/// As [`try_reap`].
+pub fn peek_exit(pidfd: impl AsFd) -> std::result::Result<Option<Exit>, Errno> {
+    wait_with(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+}
+
+/// Waits until the child has ended, and reaps it.
+///
+/// # Errors
+/// As [`try_reap`].
+pub fn reap(pidfd: impl AsFd) -> std::result::Result<Exit, Errno> {
+    loop {
+        match wait_with(pidfd.as_fd(), WaitIdOptions::EXITED) {
+            Ok(Some(exit)) => return Ok(exit),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn wait_with(pidfd: impl AsFd, options: WaitIdOptions) -> std::result::Result<Option<Exit>, Errno> {
+    Ok(waitid(WaitId::PidFd(pidfd.as_fd()), options)?.and_then(|status| exit(&status)))
+}
+
+fn exit(status: &WaitIdStatus) -> Option<Exit> {
+    status.exit_status().map(Exit::Status).or_else(|| status.terminating_signal().map(Exit::Signal))
+}
