@@ -17,7 +17,9 @@ pub mod inotify;
 pub mod kernfs;
 pub mod netlink;
 pub mod netns;
+pub mod process;
 pub mod pidfd;
 pub mod stream;
+pub mod tree;
 
 pub use error::{Call, Errno, Error, Result};
