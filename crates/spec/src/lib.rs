@@ -7,16 +7,21 @@
 
 pub mod annotation;
 pub mod bundle;
+mod document;
+mod error;
 pub mod id;
+mod json;
 pub mod mount;
 pub mod namespace;
+mod path;
 pub mod process;
 pub mod qos;
 pub mod resources;
 pub mod seccomp;
 mod spec;
 
-pub use bundle::{Bundle, Error, ErrorKind};
+pub use bundle::Bundle;
+pub use error::{Error, ErrorKind, Refusal};
 pub use id::{ContainerId, ContainerdNamespace, ExecId};
 pub use mount::{Mount, MountSource, Propagation};
 pub use namespace::{Namespace, NamespaceKind, Namespaces};

@@ -1,6 +1,11 @@
 //! One entry of `mounts`, with its options parsed into what they mean to the kernel.
 
+mod check;
+mod options;
+
 use std::path::PathBuf;
+
+pub(crate) use options::propagation;
 
 /// A mount, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

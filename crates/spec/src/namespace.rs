@@ -1,5 +1,7 @@
 //! Which namespaces a container makes, joins, or shares with the host.
 
+mod check;
+
 use std::path::PathBuf;
 
 /// The kinds of namespace dunnage knows (namespaces(7)).

@@ -1,6 +1,11 @@
 //! The process of a container, or one that is executed in it later.
 
+mod capability;
+mod check;
+
 use std::path::PathBuf;
+
+pub(crate) use check::id;
 
 /// `process`, checked: what runs, as whom, and with which rights.
 #[derive(Debug, Clone, PartialEq)]

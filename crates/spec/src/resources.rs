@@ -1,5 +1,9 @@
 //! `linux.resources` and `linux.cgroupsPath`, checked.
 
+mod cgroup_path;
+mod check;
+mod device;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! `linux.seccomp`, checked; [`crate::Spec`] carries it, `dunnage-seccomp` compiles it.
 
+mod check;
+
 /// A system call filter as the OCI specification describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Profile {

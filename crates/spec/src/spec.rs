@@ -1,5 +1,10 @@
 //! The checked specification of one container: what `config.json` says, with every default filled in.
 
+mod check;
+mod device;
+mod refuse;
+mod sysctl;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -42,6 +47,8 @@ pub struct Spec {
     pub resources: Resources,
     /// As given; [`crate::annotation`] gives meaning to the few that have one.
     pub annotations: BTreeMap<String, String>,
+    /// What was ignored because the OCI specification says so, in sentences that name the field.
+    pub warnings: Vec<String>,
 }
 
 /// `root` and `linux.rootfsPropagation`.
