@@ -10,16 +10,29 @@
 
 pub mod bpf;
 pub mod classic_mount;
+pub mod clone;
 pub mod error;
 pub mod eventfd;
 pub mod flock;
+pub mod identity;
 pub mod inotify;
 pub mod kernfs;
+pub mod keyring;
+pub mod message;
+pub mod mount;
+pub mod namespace;
 pub mod netlink;
 pub mod netns;
-pub mod process;
+pub mod open;
+pub mod own_process;
 pub mod pidfd;
+pub mod process;
+mod raw;
+pub mod seccomp;
+pub mod signal;
 pub mod stream;
+pub mod surroundings;
 pub mod tree;
+pub mod tty;
 
 pub use error::{Call, Errno, Error, Result};

@@ -4,7 +4,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid,
+};
 
 pub use rustix::process::{Pid, Signal};
 
@@ -82,4 +84,15 @@ fn wait_with(pidfd: impl AsFd, options: WaitIdOptions) -> std::result::Result<Op
 
 fn exit(status: &WaitIdStatus) -> Option<Exit> {
     status.exit_status().map(Exit::Status).or_else(|| status.terminating_signal().map(Exit::Signal))
+}
+
+/// The signal with this number, real-time ones included; `None` outside 1 to 64.
+#[must_use]
+pub fn signal(number: i32) -> Option<Signal> {
+    if !(1..=64).contains(&number) {
+        return None;
+    }
+    // SAFETY: the number is that of a signal. rustix asks for the unchecked way because libc keeps two
+    // real-time signals to itself for its own threads; they are only ever sent to other programs here.
+    Some(unsafe { Signal::from_raw_unchecked(number) })
 }
