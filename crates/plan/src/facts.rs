@@ -25,8 +25,9 @@ pub struct RootfsFacts {
     pub home: Option<String>,
     /// The container's own directory in every hierarchy, for a `cgroup` mount.
     pub cgroups: Vec<CgroupMount>,
-    /// Do not give the container a session keyring of its own (option of the runtime).
-    pub no_new_keyring: bool,
+    /// Name of the session keyring to join, `_ses.<id>`, so that keys of the host's session cannot be seen;
+    /// `None` leaves the keyring as it is (option of the runtime).
+    pub keyring: Option<String>,
 }
 
 /// A cgroup hierarchy as the container shall see it below `/sys/fs/cgroup`.

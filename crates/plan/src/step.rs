@@ -186,7 +186,9 @@ pub enum Step {
 
     /// `mount(NULL, "/", propagation)` of the copied mount table.
     SetRootPropagation(Propagation),
-    /// Clone the tree at this host path and put the clone on top of it; it becomes the root register.
+    /// Clone the tree at this host path and put the clone on top of it; it becomes the root register. The
+    /// mount below it is made private first: with a shared root (`rootfsPropagation`) the clone would show up
+    /// on the host, and pivot_root(2) refuses a shared parent.
     AttachRootfs(CString),
     /// Without a mount namespace of its own: only open the root (register) at this host path.
     OpenRootfs(CString),
@@ -217,13 +219,15 @@ pub enum Step {
         /// Changes after it is attached, in order.
         propagation: Vec<Propagation>,
     },
-    /// Make an attached mount read-only, after what had to be made in it was made.
+    /// Make an attached mount read-only, after what had to be made in it was made; before the pivot or after
+    /// it, always by the root register.
     SetReadonly {
         /// The mount.
         target: Target,
     },
 
-    /// `mknodat`, then owner and mode by descriptor; an equal node that exists is accepted.
+    /// `mknodat` (parents are made, 0755), then owner and mode by descriptor; an equal node that exists is
+    /// accepted.
     MakeNode {
         /// Relative to the root.
         path: CString,
@@ -300,7 +304,8 @@ pub enum Step {
     },
     /// `umask`.
     SetUmask(u32),
-    /// Make the working directory (0755) when it does not exist.
+    /// Make the working directory (0755) with its parents when it does not exist. Stands after the pivot and
+    /// before `/` becomes read-only.
     MakeWorkingDirectory(CString),
 
     /// `prlimit(0, …)`.
