@@ -1,2 +1,41 @@
-//! Pod networking: route netlink and nftables messages, address leases, the wanted state of a pod network.
+//! Pod networking in one process: no `ip`, no `nft`, no daemon.
+//!
+//! [`PodNetwork::attach`] turns a wanted state (a bridge, a subnet, masquerade, host ports) into an address
+//! lease, a veth pair made in its final namespaces, one batch of configuration inside the pod's [`Netns`] and a
+//! few nftables elements; [`PodNetwork::detach`] takes it back, and [`PodNetwork::remove_if_unused`] leaves
+//! the host as it was found.
+//!
+//! ```text
+//!              netns of the caller                 │  Netns of the pod
+//!   uplink ── masquerade ── bridge dunnage0 ── veth┼veth eth0
+//!             (inet dunnage)  10.88.0.1            │     10.88.0.2/32, default via 10.88.0.1
+//! ```
+//!
+//! Owns: netlink messages and who may answer them, the lease tables, the order of steps and their undoing.
+//! Everything happens in the network namespace of the calling thread. Leaves to the callers: where a pod's
+//! name comes from, how a request is worded on the wire, and logging.
 #![forbid(unsafe_code)]
+
+mod attachment;
+mod channel;
+mod config;
+mod error;
+mod host;
+mod lease;
+mod mac;
+mod name;
+mod netns;
+mod nft;
+mod pod;
+mod route;
+mod sysctl;
+mod undo;
+
+pub use attachment::Attachment;
+pub use config::{HostPort, Mode, NetworkConfig, Protocol};
+pub use error::{Error, Kind, Result};
+pub use lease::{Lease, LeaseState, LeaseStore, LockedLeases, Owner};
+pub use mac::Mac;
+pub use name::{IfName, NetworkName};
+pub use netns::Netns;
+pub use pod::PodNetwork;

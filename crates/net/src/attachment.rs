@@ -1,0 +1,66 @@
+//! What a pod got, all of it derived from its network and its slot.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::route::PodAddress;
+use crate::{IfName, Mac, Mode, NetworkConfig};
+
+/// One interface of a pod on a pod network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Address with the prefix that the interface has: /32 when the network is routed.
+    pub address: Ipv4Net,
+    /// IPv6 address with its prefix, for dual stack.
+    pub address6: Option<Ipv6Net>,
+    /// Next hop of the default route.
+    pub gateway: Ipv4Addr,
+    /// Next hop of the IPv6 default route.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Of the interface in the pod.
+    pub mac: Mac,
+    /// Of the interface on the host.
+    pub host_mac: Mac,
+    /// Name in the pod.
+    pub ifname: IfName,
+    /// Name on the host: `dnp` and the address in hexadecimal.
+    pub host_ifname: IfName,
+    /// What the host's end is a port of.
+    pub bridge: IfName,
+}
+
+impl Attachment {
+    pub(crate) fn new(config: &NetworkConfig, slot: u32, ifname: &IfName) -> Self {
+        let address = config.address(slot);
+        let (prefix, prefix6) = match config.mode {
+            Mode::Routed => (32, 128),
+            Mode::Bridged => (config.subnet.prefix_len(), config.subnet6.map_or(128, |net| net.prefix_len())),
+        };
+        Self {
+            address: Ipv4Net::new_assert(address, prefix),
+            address6: config.address6(slot).map(|address| Ipv6Net::new_assert(address, prefix6)),
+            gateway: config.gateway(),
+            gateway6: config.gateway6(),
+            mac: Mac::of_pod(address),
+            host_mac: Mac::of_host_end(address),
+            ifname: ifname.clone(),
+            host_ifname: host_ifname(address),
+            bridge: config.bridge.clone(),
+        }
+    }
+
+    /// Addresses with their next hops, IPv4 first.
+    pub(crate) fn pod_addresses(&self) -> Vec<PodAddress> {
+        let v4 = PodAddress { net: IpNet::V4(self.address), gateway: IpAddr::V4(self.gateway) };
+        let v6 = self.address6.zip(self.gateway6);
+        let v6 = v6.map(|(net, gateway)| PodAddress { net: IpNet::V6(net), gateway: IpAddr::V6(gateway) });
+        std::iter::once(v4).chain(v6).collect()
+    }
+}
+
+/// The host's end is named after the address: no two leases share one, and a link that is found tells whose it
+/// is even when the lease table is lost.
+pub(crate) fn host_ifname(address: Ipv4Addr) -> IfName {
+    format!("dnp{:08x}", u32::from(address)).parse().expect("eleven letters and digits are a valid name")
+}

@@ -1,0 +1,162 @@
+//! The wanted state of a pod network, checked by [`NetworkConfig::check`] before anything is touched.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::{Error, IfName, Mac, NetworkName, Result};
+
+/// How pods reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Bridge ports are isolated, a pod has its address alone (/32, /128), and the host routes every packet:
+    /// nothing floods between pods, and every packet passes the forward hook.
+    #[default]
+    Routed,
+    /// Pods have the prefix of the subnet and reach each other through the bridge.
+    Bridged,
+}
+
+/// One pod network.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// Its name, and that of its lease table.
+    pub name: NetworkName,
+    /// Bridge that the pods are attached to, made when it is missing.
+    pub bridge: IfName,
+    /// Addresses of the pods; the first one is the gateway. /16 to /29.
+    pub subnet: Ipv4Net,
+    /// For dual stack: the prefix that the low 16 bits of the IPv4 offset are added to. At most /112.
+    pub subnet6: Option<Ipv6Net>,
+    /// MTU of the bridge and of both ends of every pair, in bytes; `None` leaves it to the kernel (1500).
+    pub mtu: Option<u32>,
+    /// Whether packets that leave the subnet get an address of the host.
+    pub masquerade: bool,
+    /// How pods reach each other.
+    pub mode: Mode,
+    /// Directory of the lease tables and of the lock that all networks of a host share. On a tmpfs.
+    pub state_dir: PathBuf,
+}
+
+impl NetworkConfig {
+    /// The network of `dunnage pod run`: `10.88.0.0/16` on `dunnage0`, masqueraded, IPv4 only.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            name: "local".parse().expect("a constant name is valid"),
+            bridge: "dunnage0".parse().expect("a constant name is valid"),
+            subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 16),
+            subnet6: None,
+            mtu: None,
+            masquerade: true,
+            mode: Mode::default(),
+            state_dir: PathBuf::from("/run/dunnage/ipam"),
+        }
+    }
+
+    /// The host's address on the bridge, the first of the subnet.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.address(1)
+    }
+
+    /// The host's IPv6 address on the bridge.
+    #[must_use]
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.address6(1)
+    }
+
+    /// Refuses what cannot work, by name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(&self) -> Result<()> {
+        let subnet = |value: String, reason| Err(Error::Invalid { what: "subnet", value, reason });
+        if self.subnet.trunc() != self.subnet {
+            return subnet(self.subnet.to_string(), "has host bits set");
+        }
+        if !(16..=29).contains(&self.subnet.prefix_len()) {
+            return subnet(self.subnet.to_string(), "is not between /16 and /29");
+        }
+        if self.subnet.addr().is_loopback() || self.subnet.addr().is_multicast() {
+            return subnet(self.subnet.to_string(), "is not of unicast addresses");
+        }
+        if let Some(subnet6) = self.subnet6 {
+            if subnet6.trunc() != subnet6 {
+                return subnet(subnet6.to_string(), "has host bits set");
+            }
+            if subnet6.prefix_len() > 112 {
+                return subnet(subnet6.to_string(), "is longer than /112");
+            }
+        }
+        // IPv6 vanishes from a device below 1280, IPv4 below 68 (RFC 8200, RFC 791).
+        let smallest = if self.subnet6.is_some() { 1280 } else { 68 };
+        match self.mtu {
+            Some(mtu) if !(smallest..=65_535).contains(&mtu) => {
+                Err(Error::Invalid { what: "mtu", value: mtu.to_string(), reason: "out of range" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The address with this offset into the subnet.
+    pub(crate) fn address(&self, offset: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.subnet.network()) + offset)
+    }
+
+    /// The IPv6 address with the same offset.
+    pub(crate) fn address6(&self, offset: u32) -> Option<Ipv6Addr> {
+        self.subnet6.map(|net| Ipv6Addr::from(u128::from(net.network()) + u128::from(offset)))
+    }
+
+    /// The address of the bridge; what tells a bridge of ours from a stranger's of the same name.
+    pub(crate) fn bridge_mac(&self) -> Mac {
+        Mac::of_bridge(self.gateway())
+    }
+}
+
+/// A transport protocol that has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The number in an IP header.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The name in lower case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+/// A port of the host that leads to a port of the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Only this address of the host, or every one.
+    pub host_ip: Option<IpAddr>,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port in the pod.
+    pub container_port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+}

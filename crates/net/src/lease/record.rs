@@ -1,0 +1,144 @@
+//! Who has a slot: 128 bytes with a checksum.
+
+use std::fmt;
+
+use dunnage_sys::netns::NetnsId;
+
+use crate::name::check_file_name;
+use crate::{Error, IfName, Result};
+
+/// Bytes of a record.
+pub(super) const SIZE: usize = 128;
+const NAMES_AT: usize = 32;
+const NAMES_MAX: usize = SIZE - NAMES_AT;
+
+/// What an address is leased to: one interface of one container or pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    id: String,
+    ifname: IfName,
+}
+
+impl Owner {
+    /// # Errors
+    /// [`Error::Invalid`] when `id` has other characters than letters, digits, `_`, `.` and `-`, or is longer
+    /// than 76 bytes, which is the limit of containerd.
+    pub fn new(id: &str, ifname: IfName) -> Result<Self> {
+        check_file_name("container id", id, 76)?;
+        if id.len() + ifname.as_str().len() > NAMES_MAX {
+            return Err(Error::Invalid {
+                what: "container id",
+                value: id.to_owned(),
+                reason: "with the interface name longer than 96 bytes",
+            });
+        }
+        Ok(Self { id: id.to_owned(), ifname })
+    }
+
+    /// The container or pod.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The interface inside it.
+    #[must_use]
+    pub fn ifname(&self) -> &IfName {
+        &self.ifname
+    }
+
+    /// A number that is equal for equal owners and mostly differs for others.
+    pub(super) fn tag(&self) -> u32 {
+        let hash = checksum(&[self.id.as_bytes(), b"/", self.ifname.as_str().as_bytes()]);
+        let [a, b, c, d, ..] = hash.to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.ifname, self.id)
+    }
+}
+
+/// What a slot says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) owner: Owner,
+    pub(super) netns: NetnsId,
+}
+
+impl Record {
+    pub(super) fn encode(&self, slot: u32) -> [u8; SIZE] {
+        let mut bytes = [0; SIZE];
+        let (id, ifname) = (self.owner.id.as_bytes(), self.owner.ifname.as_str().as_bytes());
+        bytes[8..16].copy_from_slice(&self.netns.dev.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.netns.ino.to_le_bytes());
+        // Both fit in a byte: `Owner::new` checked that together they fit behind offset 32.
+        bytes[24] = u8::try_from(id.len()).unwrap_or(u8::MAX);
+        bytes[25] = u8::try_from(ifname.len()).unwrap_or(u8::MAX);
+        bytes[28..32].copy_from_slice(&slot.to_le_bytes());
+        bytes[NAMES_AT..NAMES_AT + id.len()].copy_from_slice(id);
+        bytes[NAMES_AT + id.len()..][..ifname.len()].copy_from_slice(ifname);
+        let sum = checksum(&[&bytes[8..]]);
+        bytes[..8].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// `None` for a torn or misplaced record.
+    pub(super) fn decode(bytes: &[u8; SIZE], slot: u32) -> Option<Self> {
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        let sound = number(0) == checksum(&[&bytes[8..]]) && bytes[28..32] == slot.to_le_bytes();
+        if !sound {
+            return None;
+        }
+        let (id_length, ifname_length) = (usize::from(bytes[24]), usize::from(bytes[25]));
+        let names = &bytes[NAMES_AT..];
+        let id = std::str::from_utf8(names.get(..id_length)?).ok()?;
+        let ifname = std::str::from_utf8(names.get(id_length..id_length + ifname_length)?).ok()?;
+        let owner = Owner::new(id, ifname.parse().ok()?).ok()?;
+        Some(Self { owner, netns: NetnsId { dev: number(8), ino: number(16) } })
+    }
+}
+
+/// FNV-1a of 64 bits: stable across versions, and any change of one byte changes it. It guards against torn
+/// writes and chance, not against an attacker, who would have to be root to write here.
+pub(super) fn checksum(parts: &[&[u8]]) -> u64 {
+    let bytes = parts.iter().copied().flatten();
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_record_reads_back_and_any_changed_byte_is_noticed(
+            id in "[a-z0-9][a-zA-Z0-9_.-]{0,75}",
+            ifname in "[a-z][a-z0-9]{0,14}",
+            ino: u64,
+            slot: u32,
+            at in 0..SIZE,
+            change in 1u8..,
+        ) {
+            let owner = Owner::new(&id, ifname.parse().unwrap()).unwrap();
+            let record = Record { owner, netns: NetnsId { dev: 4, ino } };
+            let mut bytes = record.encode(slot);
+            prop_assert_eq!(Record::decode(&bytes, slot), Some(record));
+            prop_assert_eq!(Record::decode(&bytes, slot.wrapping_add(1)), None);
+            bytes[at] ^= change;
+            prop_assert_eq!(Record::decode(&bytes, slot), None);
+        }
+    }
+
+    #[test]
+    fn an_owner_that_does_not_fit_is_refused() {
+        let ifname: IfName = "eth0".parse().unwrap();
+        assert!(Owner::new(&"a".repeat(77), ifname.clone()).is_err());
+        assert!(Owner::new("../x", ifname.clone()).is_err());
+        assert!(Owner::new(&"a".repeat(76), ifname).is_ok());
+    }
+}

@@ -1,0 +1,260 @@
+//! What the table holds: sets, maps, chains and rules.
+//!
+//! ```text
+//! prerouting ─┐ to this host                     postrouting
+//! output ─────┴──▶ hp: hpip4/6, then hp4/6        1 redirected, from a pod to a pod        ─▶ masquerade
+//!                  ─▶ dnat to pod : port          2 redirected, from loopback to a pod     ─▶ masquerade
+//! guard: from a pod bridge to 127.0.0.0/8 ─▶ drop 3 from a pod to outside, not multicast   ─▶ masquerade
+//! ```
+//!
+//! 1 makes a pod's answer to a neighbour that came by a host port pass the host again; 2 is needed because an
+//! address of loopback means nothing to a pod, and works because the bridge has `route_localnet`, which in
+//! turn would let pods reach the host's loopback services: that is what `guard` is for (CVE-2020-8558).
+
+use super::expression::{
+    Expression, Header, META_IIFNAME, META_L4PROTO, META_NFPROTO, NFPROTO_IPV4, NFPROTO_IPV6, R, after, and,
+    different, drop_packet, equal, go_to, list, look_up, masquerade, meta, outside, payload, redirect,
+    to_this_host, was_redirected, within,
+};
+use super::{Attributes, TABLE, Verb, message};
+use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
+
+/// Kept as the table's comment; a table without it is somebody else's, or of another version.
+pub(super) const LAYOUT: &str = "dunnage pod networks, layout 1";
+
+/// Names of the subnets' sets, of the bridges' set and of the host port maps.
+pub(super) const NETS4: &str = "nets4";
+pub(super) const NETS6: &str = "nets6";
+pub(super) const BRIDGES: &str = "bridges";
+pub(super) const HP4: &str = "hp4";
+pub(super) const HP6: &str = "hp6";
+pub(super) const HPIP4: &str = "hpip4";
+pub(super) const HPIP6: &str = "hpip6";
+
+/// Datatypes as the `nft` program numbers them; the kernel only keeps the number for it. A concatenation has
+/// six bits for each part.
+const IPV4_ADDR: u32 = 7;
+const IPV6_ADDR: u32 = 8;
+const PROTO_PORT: u32 = 12 << 6 | 13;
+const IFNAME: u32 = 41;
+
+const SET_INTERVAL: u32 = 0x4;
+const SET_MAP: u32 = 0x8;
+
+struct Set {
+    name: &'static str,
+    flags: u32,
+    /// Datatype and bytes.
+    key: (u32, u32),
+    /// Datatype and bytes of the value, for a map.
+    value: Option<(u32, u32)>,
+}
+
+const fn map(name: &'static str, key: (u32, u32), address: (u32, u32)) -> Set {
+    Set { name, flags: SET_MAP, key, value: Some((address.0 << 6 | 13, address.1 + 4)) }
+}
+
+const SETS: [Set; 7] = [
+    Set { name: NETS4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
+    Set { name: NETS6, flags: SET_INTERVAL, key: (IPV6_ADDR, 16), value: None },
+    Set { name: BRIDGES, flags: 0, key: (IFNAME, 16), value: None },
+    map(HP4, (PROTO_PORT, 8), (IPV4_ADDR, 4)),
+    map(HP6, (PROTO_PORT, 8), (IPV6_ADDR, 16)),
+    map(HPIP4, (IPV4_ADDR << 12 | PROTO_PORT, 12), (IPV4_ADDR, 4)),
+    map(HPIP6, (IPV6_ADDR << 12 | PROTO_PORT, 24), (IPV6_ADDR, 16)),
+];
+
+/// Type, hook and priority of a base chain.
+type Hook = (&'static str, u32, i32);
+
+const CHAINS: [(&str, Option<Hook>); 5] = [
+    ("hp", None),
+    ("prerouting", Some(("nat", 0, -100))),
+    ("output", Some(("nat", 3, -100))),
+    ("postrouting", Some(("nat", 4, 100))),
+    ("guard", Some(("filter", 0, -300))),
+];
+
+/// The requests that make the whole table, for one transaction.
+pub(super) fn requests() -> Vec<Request> {
+    let mut requests = vec![table()];
+    requests.extend((1..).zip(&SETS).map(|(id, set)| new_set(id, set)));
+    requests.extend(CHAINS.iter().map(|(name, hook)| chain(name, *hook)));
+    requests.extend(rules().into_iter().map(|(chain, expressions)| rule(chain, &expressions)));
+    requests
+}
+
+fn table() -> Request {
+    let attributes = Attributes::new().text(1, TABLE).number(2, 0).bytes(6, &comment());
+    message(
+        Verb::NewTable,
+        NLM_F_CREATE | NLM_F_EXCL,
+        attributes,
+        format!("create nftables table inet {TABLE}"),
+    )
+}
+
+/// The comment as the `nft` program keeps it: type 0, length, text.
+pub(super) fn comment() -> Vec<u8> {
+    let length = u8::try_from(LAYOUT.len() + 1).expect("a short constant");
+    let mut bytes = vec![0, length];
+    bytes.extend(LAYOUT.as_bytes());
+    bytes.push(0);
+    bytes
+}
+
+fn new_set(id: u32, set: &Set) -> Request {
+    let mut attributes = Attributes::new().text(1, TABLE).text(2, set.name).number(3, set.flags);
+    attributes = attributes.number(4, set.key.0).number(5, set.key.1);
+    if let Some((datatype, length)) = set.value {
+        attributes = attributes.number(6, datatype).number(7, length);
+    }
+    message(
+        Verb::NewSet,
+        NLM_F_CREATE,
+        attributes.number(10, id),
+        format!("create nftables set {}", set.name),
+    )
+}
+
+fn chain(name: &str, hook: Option<Hook>) -> Request {
+    let mut attributes = Attributes::new().text(1, TABLE).text(3, name);
+    if let Some((kind, number, priority)) = hook {
+        let hook = Attributes::new().number(1, number).bytes(2, &priority.to_be_bytes());
+        attributes = attributes.nest(4, &hook).text(7, kind);
+    }
+    message(Verb::NewChain, NLM_F_CREATE, attributes, format!("create nftables chain {name}"))
+}
+
+fn rule(chain: &str, expressions: &[Expression]) -> Request {
+    let attributes = Attributes::new().text(1, TABLE).text(2, chain).nest(4, &list(expressions));
+    message(
+        Verb::NewRule,
+        NLM_F_CREATE | NLM_F_APPEND,
+        attributes,
+        format!("add a rule to nftables chain {chain}"),
+    )
+}
+
+/// An address family as the rules see it.
+struct Family {
+    number: u8,
+    length: u32,
+    source: u32,
+    destination: u32,
+    nets: &'static str,
+    ports: &'static str,
+    ports_by_address: &'static str,
+}
+
+const V4: Family = Family {
+    number: NFPROTO_IPV4,
+    length: 4,
+    source: 12,
+    destination: 16,
+    nets: NETS4,
+    ports: HP4,
+    ports_by_address: HPIP4,
+};
+
+const V6: Family = Family {
+    number: NFPROTO_IPV6,
+    length: 16,
+    source: 8,
+    destination: 24,
+    nets: NETS6,
+    ports: HP6,
+    ports_by_address: HPIP6,
+};
+
+impl Family {
+    fn only(&self) -> [Expression; 2] {
+        [meta(META_NFPROTO, R), equal(&[self.number])]
+    }
+
+    fn source(&self) -> Expression {
+        payload(Header::Network, self.source, self.length, R)
+    }
+
+    fn destination(&self) -> Expression {
+        payload(Header::Network, self.destination, self.length, R)
+    }
+
+    fn redirect_by_address(&self) -> Vec<Expression> {
+        let mut rule = self.only().to_vec();
+        rule.push(self.destination());
+        rule.push(meta(META_L4PROTO, after(self.length)));
+        rule.push(payload(Header::Transport, 2, 2, after(self.length + 4)));
+        rule.push(look_up(self.ports_by_address));
+        rule.push(redirect(self.number, after(self.length)));
+        rule
+    }
+
+    fn redirect_any(&self) -> Vec<Expression> {
+        let mut rule = self.only().to_vec();
+        rule.push(meta(META_L4PROTO, R));
+        rule.push(payload(Header::Transport, 2, 2, after(4)));
+        rule.push(look_up(self.ports));
+        rule.push(redirect(self.number, after(self.length)));
+        rule
+    }
+
+    fn masquerade_pod_to_pod(&self) -> Vec<Expression> {
+        let mut rule = was_redirected().to_vec();
+        rule.extend(self.only());
+        rule.extend([self.source(), within(self.nets), self.destination(), within(self.nets), masquerade()]);
+        rule
+    }
+
+    fn masquerade_outside(&self) -> Vec<Expression> {
+        let mut rule = self.only().to_vec();
+        rule.extend([self.source(), within(self.nets), self.destination(), outside(self.nets)]);
+        rule.push(payload(Header::Network, self.destination, 1, R));
+        // 224.0.0.0/4 and ff00::/8.
+        if self.number == NFPROTO_IPV4 {
+            rule.extend([and(&[0xf0]), different(&[0xe0])]);
+        } else {
+            rule.push(different(&[0xff]));
+        }
+        rule.push(masquerade());
+        rule
+    }
+}
+
+fn masquerade_loopback_to_pod() -> Vec<Expression> {
+    let mut rule = was_redirected().to_vec();
+    rule.extend(V4.only());
+    rule.extend([payload(Header::Network, V4.source, 1, R), equal(&[127])]);
+    rule.extend([V4.destination(), within(NETS4), masquerade()]);
+    rule
+}
+
+fn drop_pod_to_loopback() -> Vec<Expression> {
+    let mut rule = vec![meta(META_IIFNAME, R), within(BRIDGES)];
+    rule.extend(V4.only());
+    rule.extend([payload(Header::Network, V4.destination, 1, R), equal(&[127]), drop_packet()]);
+    rule
+}
+
+fn redirect_to_host_ports() -> Vec<Expression> {
+    let mut rule = to_this_host().to_vec();
+    rule.push(go_to("hp"));
+    rule
+}
+
+fn rules() -> Vec<(&'static str, Vec<Expression>)> {
+    vec![
+        ("hp", V4.redirect_by_address()),
+        ("hp", V6.redirect_by_address()),
+        ("hp", V4.redirect_any()),
+        ("hp", V6.redirect_any()),
+        ("prerouting", redirect_to_host_ports()),
+        ("output", redirect_to_host_ports()),
+        ("postrouting", V4.masquerade_pod_to_pod()),
+        ("postrouting", masquerade_loopback_to_pod()),
+        ("postrouting", V4.masquerade_outside()),
+        ("postrouting", V6.masquerade_pod_to_pod()),
+        ("postrouting", V6.masquerade_outside()),
+        ("guard", drop_pod_to_loopback()),
+    ]
+}

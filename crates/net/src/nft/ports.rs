@@ -1,0 +1,172 @@
+//! Host ports: elements of four maps, keyed by protocol and port, and by the host's address where one is given.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::layout::{HP4, HP6, HPIP4, HPIP6};
+use super::table::{ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, is_taken, key};
+use super::{Attributes, NftSocket, TABLE, Verb, message};
+use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, attributes};
+use crate::error::or_absent;
+use crate::{Error, HostPort, Result};
+
+/// The host ports of one pod, checked against its addresses.
+#[derive(Debug)]
+pub(crate) struct PodPorts(Vec<Element>);
+
+#[derive(Debug, Clone)]
+struct Element {
+    map: &'static str,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    /// Port and protocol for messages.
+    port: String,
+}
+
+impl PodPorts {
+    /// # Errors
+    /// [`Error::Invalid`] for a port zero, an address of a family that the pod does not have, or a port that is
+    /// asked for twice.
+    pub(crate) fn new(ports: &[HostPort], pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<Self> {
+        let mut all: Vec<Element> = Vec::new();
+        for port in ports {
+            for element in Element::of(port, pod4, pod6)? {
+                if all.iter().any(|other| other.map == element.map && other.key == element.key) {
+                    return Err(invalid(port, "is asked for twice"));
+                }
+                all.push(element);
+            }
+        }
+        Ok(Self(all))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Element {
+    fn of(port: &HostPort, pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<Vec<Self>> {
+        if port.host_port == 0 || port.container_port == 0 {
+            return Err(invalid(port, "is zero"));
+        }
+        let v4 = |map, host: &[u8]| Self::new(port, map, host, &pod4.octets());
+        let v6 = |map, host: &[u8]| pod6.map(|pod6| Self::new(port, map, host, &pod6.octets()));
+        match port.host_ip {
+            None => Ok(std::iter::once(v4(HP4, &[])).chain(v6(HP6, &[])).collect()),
+            Some(IpAddr::V4(host)) if host.is_unspecified() => Ok(vec![v4(HP4, &[])]),
+            Some(IpAddr::V4(host)) => Ok(vec![v4(HPIP4, &host.octets())]),
+            Some(IpAddr::V6(host)) => {
+                let element = if host.is_unspecified() { v6(HP6, &[]) } else { v6(HPIP6, &host.octets()) };
+                Ok(vec![element.ok_or_else(|| invalid(port, "is on an IPv6 address, and the pod has none"))?])
+            }
+        }
+    }
+
+    fn new(port: &HostPort, map: &'static str, host: &[u8], pod: &[u8]) -> Self {
+        let mut key = host.to_vec();
+        key.extend([port.protocol.number(), 0, 0, 0]);
+        key.extend(padded(port.host_port));
+        let mut value = pod.to_vec();
+        value.extend(padded(port.container_port));
+        Self { map, key, value, port: format!("{}/{}", port.host_port, port.protocol.as_str()) }
+    }
+}
+
+/// Parts of a concatenation begin at multiples of four bytes.
+fn padded(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
+}
+
+fn invalid(port: &HostPort, reason: &'static str) -> Error {
+    Error::Invalid {
+        what: "host port",
+        value: format!("{}/{}", port.host_port, port.protocol.as_str()),
+        reason,
+    }
+}
+
+impl NftSocket {
+    /// Adds all ports or none.
+    pub(crate) fn add_ports(&mut self, ports: &PodPorts) -> Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        let requests = ports.0.iter().map(|element| {
+            let data = key(&element.key).nest(ELEM_DATA, &Attributes::new().bytes(1, &element.value));
+            elements(Verb::NewElement, flags, element.map, vec![data])
+        });
+        match self.transact(requests.collect()) {
+            Ok(()) => Ok(()),
+            Err(failed) if is_taken(&failed.error) => Err(match ports.0.get(failed.index) {
+                Some(element) => self.taken(element),
+                None => failed.error,
+            }),
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    /// Removes every port that leads to one of the addresses; gives how many there were.
+    ///
+    /// The maps are asked, not a record of ours, so that nothing can be forgotten.
+    pub(crate) fn remove_ports(&mut self, pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<usize> {
+        let mut requests = Vec::new();
+        for map in [HP4, HPIP4] {
+            requests.extend(self.leading_to(map, &pod4.octets())?);
+        }
+        if let Some(pod6) = pod6 {
+            for map in [HP6, HPIP6] {
+                requests.extend(self.leading_to(map, &pod6.octets())?);
+            }
+        }
+        let count = requests.len();
+        if count > 0 {
+            or_absent(self.transact(requests).map_err(Error::from))?;
+        }
+        Ok(count)
+    }
+
+    fn leading_to(&mut self, map: &str, pod: &[u8]) -> Result<Vec<crate::channel::Request>> {
+        let of_pod = self.dump(map)?.into_iter().filter(|(_, value)| value.starts_with(pod));
+        Ok(of_pod.map(|(found, _)| elements(Verb::DelElement, 0, map, vec![key(&found)])).collect())
+    }
+
+    fn taken(&mut self, element: &Element) -> Error {
+        let held =
+            self.dump(element.map).unwrap_or_default().into_iter().find(|(key, _)| *key == element.key);
+        let holder = held.map_or_else(|| "unknown".to_owned(), |(_, value)| address(&value));
+        Error::PortTaken { port: element.port.clone(), holder }
+    }
+
+    /// Keys and values of a map; none when the table is not there.
+    fn dump(&mut self, map: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let wanted = Attributes::new().text(1, TABLE).text(2, map);
+        let dump = message(Verb::GetElement, NLM_F_DUMP, wanted, format!("list nftables map {map}"));
+        let mut found = Vec::new();
+        let answer = self.channel.exchange(&[dump], |reply| {
+            let body = reply.body.get(MESSAGE_HEADER..).unwrap_or_default();
+            let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
+            for (_, list) in lists {
+                let list = attributes(list).filter(|(kind, _)| *kind == LIST_ELEM);
+                found.extend(list.filter_map(|(_, element)| {
+                    Some((field(element, ELEM_KEY)?, field(element, ELEM_DATA)?))
+                }));
+            }
+        });
+        or_absent(answer.map_err(Error::from))?;
+        Ok(found)
+    }
+}
+
+/// The bytes in a nested value of an element.
+fn field(element: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let nested = attributes(element).find(|(found, _)| *found == kind)?.1;
+    attributes(nested).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
+}
+
+fn address(value: &[u8]) -> String {
+    match value {
+        [a, b, c, d, _, _, _, _] => Ipv4Addr::new(*a, *b, *c, *d).to_string(),
+        _ => value
+            .first_chunk()
+            .map_or_else(String::new, |bytes: &[u8; 16]| Ipv6Addr::from(*bytes).to_string()),
+    }
+}

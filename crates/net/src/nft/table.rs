@@ -1,0 +1,129 @@
+//! The table as a whole, and the networks in it.
+
+use dunnage_sys::Errno;
+use ipnet::IpNet;
+
+use super::layout::{self, BRIDGES, LAYOUT, NETS4, NETS6};
+use super::{Attributes, NftSocket, TABLE, Verb, message};
+use crate::channel::{NLM_F_CREATE, Request, attributes};
+use crate::error::or_absent;
+use crate::{Error, IfName, Result};
+
+const TABLE_USERDATA: u16 = 6;
+/// `struct nfgenmsg`.
+pub(super) const MESSAGE_HEADER: usize = 4;
+
+/// Attributes of a list of elements and of one element.
+pub(super) const LIST_ELEMENTS: u16 = 3;
+pub(super) const LIST_ELEM: u16 = 1;
+pub(super) const ELEM_KEY: u16 = 1;
+pub(super) const ELEM_DATA: u16 = 2;
+const ELEM_FLAGS: u16 = 3;
+const INTERVAL_END: u32 = 1;
+
+impl NftSocket {
+    /// Makes sure that the table is there and knows the network. Whether the table had to be made.
+    pub(crate) fn ensure(&mut self, bridge: &IfName, masqueraded: &[IpNet]) -> Result<()> {
+        if self.knows(bridge)? {
+            return Ok(());
+        }
+        let mut requests = if self.has_table()? { Vec::new() } else { layout::requests() };
+        requests.extend(network(Verb::NewElement, NLM_F_CREATE, bridge, masqueraded));
+        Ok(self.transact(requests)?)
+    }
+
+    /// Removes the network from the table; one that is not there is a success.
+    pub(crate) fn remove_network(&mut self, bridge: &IfName, masqueraded: &[IpNet]) -> Result<()> {
+        or_absent(self.transact(network(Verb::DelElement, 0, bridge, masqueraded)).map_err(Error::from))?;
+        Ok(())
+    }
+
+    /// Removes the table with everything in it; when it is not there, that is a success.
+    pub(crate) fn remove_table(&mut self) -> Result<()> {
+        if !self.has_table()? {
+            return Ok(());
+        }
+        let attributes = Attributes::new().text(1, TABLE);
+        let delete = message(Verb::DelTable, 0, attributes, format!("delete nftables table inet {TABLE}"));
+        or_absent(self.transact(vec![delete]).map_err(Error::from))?;
+        Ok(())
+    }
+
+    fn knows(&mut self, bridge: &IfName) -> Result<bool> {
+        let get = elements(Verb::GetElement, 0, BRIDGES, vec![key(&ifname_key(bridge))]);
+        Ok(or_absent(self.channel.exchange(&[get], |_| {}).map_err(Error::from))?.is_some())
+    }
+
+    /// Whether the table is there, and is ours.
+    fn has_table(&mut self) -> Result<bool> {
+        let attributes_ = Attributes::new().text(1, TABLE);
+        let get = message(Verb::GetTable, 0, attributes_, format!("look up nftables table inet {TABLE}"));
+        let mut ours = false;
+        let answer = self.channel.exchange(&[get], |reply| {
+            let body = reply.body.get(MESSAGE_HEADER..).unwrap_or_default();
+            ours = attributes(body).any(|(kind, value)| kind == TABLE_USERDATA && value == layout::comment());
+        });
+        match or_absent(answer.map_err(Error::from))? {
+            None => Ok(false),
+            Some(()) if ours => Ok(true),
+            Some(()) => Err(Error::Foreign {
+                what: "nftables table",
+                name: format!("inet {TABLE}"),
+                reason: format!("does not have the comment {LAYOUT:?}"),
+            }),
+        }
+    }
+}
+
+fn network(verb: Verb, flags: u16, bridge: &IfName, masqueraded: &[IpNet]) -> Vec<Request> {
+    let mut requests = vec![elements(verb, flags, BRIDGES, vec![key(&ifname_key(bridge))])];
+    for net in masqueraded {
+        let set = if net.addr().is_ipv4() { NETS4 } else { NETS6 };
+        let (first, end) = interval(*net);
+        let end = key(&end).number(ELEM_FLAGS, INTERVAL_END);
+        requests.push(elements(verb, flags, set, vec![key(&first), end]));
+    }
+    requests
+}
+
+/// The first address of a net, and the first behind it.
+fn interval(net: IpNet) -> (Vec<u8>, Vec<u8>) {
+    match net {
+        IpNet::V4(net) => {
+            let end = u32::from(net.broadcast()).wrapping_add(1);
+            (net.network().octets().to_vec(), end.to_be_bytes().to_vec())
+        }
+        IpNet::V6(net) => {
+            let end = u128::from(net.broadcast()).wrapping_add(1);
+            (net.network().octets().to_vec(), end.to_be_bytes().to_vec())
+        }
+    }
+}
+
+fn ifname_key(name: &IfName) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
+    bytes
+}
+
+/// The key of an element.
+pub(super) fn key(bytes: &[u8]) -> Attributes {
+    Attributes::new().nest(ELEM_KEY, &Attributes::new().bytes(1, bytes))
+}
+
+/// A request about elements of one set.
+pub(super) fn elements(verb: Verb, flags: u16, set: &str, list: Vec<Attributes>) -> Request {
+    let list = list.iter().fold(Attributes::new(), |all, element| all.nest(LIST_ELEM, element));
+    let attributes = Attributes::new().text(1, TABLE).text(2, set).nest(LIST_ELEMENTS, &list);
+    let what = match verb {
+        Verb::NewElement => "add to",
+        Verb::DelElement => "delete from",
+        _ => "look up in",
+    };
+    message(verb, flags, attributes, format!("{what} nftables set {set}"))
+}
+
+/// Whether a transaction failed because an element is there with another value.
+pub(super) fn is_taken(error: &Error) -> bool {
+    error.errno() == Some(Errno::EXIST)
+}

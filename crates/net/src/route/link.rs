@@ -1,0 +1,272 @@
+//! Links: the bridge, the veth pairs, looked up, made, taken off the network, removed.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use dunnage_sys::Errno;
+use ipnet::IpNet;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+
+use super::inside::add_address;
+use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RouteSocket, request};
+use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request, attributes};
+use crate::error::or_absent;
+use crate::{Error, IfName, Mac, Result};
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFF_UP: u32 = 1;
+/// `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
+
+/// What the kernel says about a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    pub(crate) up: bool,
+    pub(crate) mac: Option<Mac>,
+    pub(crate) kind: Option<String>,
+    pub(crate) master: Option<u32>,
+    /// Index of the other end of a veth pair, in the other end's namespace.
+    pub(crate) peer: Option<u32>,
+}
+
+/// A bridge to make.
+#[derive(Debug)]
+pub(crate) struct Bridge<'a> {
+    pub(crate) name: &'a IfName,
+    pub(crate) mac: Mac,
+    pub(crate) mtu: Option<u32>,
+}
+
+/// A veth pair to make, each end in its final namespace.
+#[derive(Debug)]
+pub(crate) struct Veth<'a> {
+    pub(crate) host_name: &'a IfName,
+    pub(crate) host_mac: Mac,
+    pub(crate) pod_name: &'a IfName,
+    pub(crate) pod_mac: Mac,
+    pub(crate) pod_netns: BorrowedFd<'a>,
+    pub(crate) bridge: u32,
+    pub(crate) mtu: Option<u32>,
+    /// Whether the port may not talk to other isolated ports.
+    pub(crate) isolated: bool,
+    /// Whether the kernel knows IPv6 at all.
+    pub(crate) ipv6: bool,
+}
+
+impl RouteSocket {
+    /// The link of that name, if there is one.
+    pub(crate) fn link(&mut self, name: &IfName) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        let get = request(RTM_GETLINK, 0, &message, format!("look up link {name}"));
+        let mut found = None;
+        let answer = self.channel.exchange(&[get], |reply| found = Link::parse(reply.body));
+        match or_absent(answer.map_err(Error::from))? {
+            None => Ok(None),
+            Some(()) if found.is_some() => Ok(found),
+            Some(()) => Err(Error::Answer { what: format!("look up link {name}"), reason: "no link in it" }),
+        }
+    }
+
+    /// Makes a bridge that is still down, so that what must be set before it comes up can be.
+    pub(crate) fn create_bridge(&mut self, bridge: &Bridge<'_>) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(bridge.name.to_string()),
+            // Without an address of its own the bridge takes the lowest one of its ports, and changes it with
+            // them: neighbours keep sending to a port that has gone.
+            LinkAttribute::Address(bridge.mac.0.to_vec()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+            ]),
+        ];
+        message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
+        let create = request(
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
+            &message,
+            format!("create bridge {}", bridge.name),
+        );
+        Ok(self.channel.exchange(&[create], |_| {})?)
+    }
+
+    /// Gives a link its addresses and brings it up; addresses that it has already are fine.
+    pub(crate) fn bring_up(&mut self, link: &Link, addresses: &[IpNet]) -> Result<()> {
+        for address in addresses {
+            let add = add_address(link.index, &link.name, *address);
+            match self.channel.exchange(&[add], |_| {}).map_err(Error::from) {
+                Err(error) if error.errno() != Some(Errno::EXIST) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(self.channel.exchange(&[up(link.index, &link.name)], |_| {})?)
+    }
+
+    /// Makes a veth pair and gives the index of the pod's end where the kernel tells it (since 6.2).
+    ///
+    /// Both ends are born where they belong, in one message: moving an end afterwards waits for an RCU grace
+    /// period, 20 ms. Nothing is left when it fails.
+    pub(crate) fn create_veth(&mut self, veth: &Veth<'_>) -> Result<Option<u32>> {
+        let mut peer = None;
+        let requests = [create_veth(veth), port(veth), up_by_name(veth.host_name)];
+        let made = self.channel.exchange(&requests, |reply| {
+            if reply.index == 0 {
+                peer = Link::parse(reply.body).and_then(|link| link.peer);
+            }
+        });
+        match made {
+            Ok(()) => Ok(peer),
+            Err(failed) => {
+                if failed.index > 0 {
+                    self.delete(veth.host_name)?;
+                }
+                Err(failed.error)
+            }
+        }
+    }
+
+    /// Takes a link off its bridge and down, at once: no packet of it passes any more. It stays where it is,
+    /// because removing it would wait some 20 ms for RCU; the kernel does that when the other end's namespace
+    /// goes. Whether it was there.
+    pub(crate) fn detach(&mut self, name: &IfName) -> Result<bool> {
+        let mut message = LinkMessage::default();
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes = vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::Controller(0)];
+        let set = request(RTM_NEWLINK, 0, &message, format!("detach link {name}"));
+        Ok(or_absent(self.channel.exchange(&[set], |_| {}).map_err(Error::from))?.is_some())
+    }
+
+    /// Removes a link, and its other end, now. One that is not there is a success.
+    pub(crate) fn delete(&mut self, name: &IfName) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        let delete = request(RTM_DELLINK, 0, &message, format!("delete link {name}"));
+        or_absent(self.channel.exchange(&[delete], |_| {}).map_err(Error::from))?;
+        Ok(())
+    }
+
+    /// Keeps the kernel from giving a link an IPv6 link-local address when it comes up: the probes for them
+    /// flood every port of a bridge, which makes attaching a pod cost more with every pod there is.
+    pub(crate) fn without_link_local(&mut self, name: &IfName) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_string()), no_address_generation()];
+        let set = request(RTM_NEWLINK, 0, &message, format!("switch off link-local addresses of {name}"));
+        Ok(self.channel.exchange(&[set], |_| {})?)
+    }
+}
+
+impl Link {
+    fn parse(body: &[u8]) -> Option<Self> {
+        let word =
+            |at: usize| body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let mut link = Self {
+            name: String::new(),
+            index: word(4)?,
+            up: word(8)? & IFF_UP != 0,
+            mac: None,
+            kind: None,
+            master: None,
+            peer: None,
+        };
+        for (kind, value) in attributes(body.get(LINK_HEADER..)?) {
+            let number = || value.try_into().ok().map(u32::from_ne_bytes);
+            match kind {
+                IFLA_IFNAME => link.name = text(value),
+                IFLA_ADDRESS => link.mac = value.try_into().ok().map(Mac),
+                IFLA_LINK => link.peer = number().filter(|index| *index != 0),
+                IFLA_MASTER => link.master = number().filter(|index| *index != 0),
+                IFLA_LINKINFO => {
+                    link.kind =
+                        attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, v)| text(v));
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+fn create_veth(veth: &Veth<'_>) -> Request {
+    let mut peer = LinkMessage::default();
+    // The peer must not ask to be up: it is configured before the two are linked, and the kernel refuses
+    // with ENOTCONN.
+    peer.attributes = end(veth.pod_name, veth.pod_mac, veth.mtu);
+    peer.attributes.push(LinkAttribute::NetNsFd(veth.pod_netns.as_raw_fd()));
+
+    let mut host = LinkMessage::default();
+    host.attributes = end(veth.host_name, veth.host_mac, veth.mtu);
+    host.attributes.push(LinkAttribute::Controller(veth.bridge));
+    host.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]));
+    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+    request(RTM_NEWLINK, flags, &host, format!("create veth pair {} and {}", veth.host_name, veth.pod_name))
+}
+
+fn end(name: &IfName, mac: Mac, mtu: Option<u32>) -> Vec<LinkAttribute> {
+    let mut attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        // An address given at creation is "set by the administrator": udev's MACAddressPolicy leaves it alone.
+        LinkAttribute::Address(mac.0.to_vec()),
+        // The default is one queue for each possible processor, at both ends.
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
+    ];
+    attributes.extend(mtu.map(LinkAttribute::Mtu));
+    attributes
+}
+
+/// What cannot be said when the pair is made, and must be said before the host's end is up.
+fn port(veth: &Veth<'_>) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(veth.host_name.to_string()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(veth.isolated)])),
+        ]),
+    ];
+    if veth.ipv6 {
+        message.attributes.push(no_address_generation());
+    }
+    request(RTM_NEWLINK, 0, &message, format!("set up bridge port {}", veth.host_name))
+}
+
+fn no_address_generation() -> LinkAttribute {
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])])
+}
+
+/// Brings a link up by index.
+pub(super) fn up(index: u32, name: &str) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    set_up(message, name)
+}
+
+fn up_by_name(name: &IfName) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    set_up(message, name.as_str())
+}
+
+fn set_up(mut message: LinkMessage, name: &str) -> Request {
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    request(RTM_NEWLINK, 0, &message, format!("bring up link {name}"))
+}

@@ -1,0 +1,42 @@
+//! The few verbs of route netlink that a pod network needs.
+//!
+//! Messages are built with the types of `netlink-packet-route`. Answers are read by attribute here, because a
+//! new kernel's link has attributes that a strict parser refuses.
+
+mod inside;
+mod link;
+
+use dunnage_sys::netlink::Subsystem;
+use netlink_packet_core::Emitable;
+
+use crate::Result;
+use crate::channel::{Channel, Request};
+
+pub(crate) use inside::{Inside, PodAddress};
+pub(crate) use link::{Bridge, Link, Veth};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWROUTE: u16 = 24;
+
+/// A route netlink socket, bound to the network namespace it was opened in.
+#[derive(Debug)]
+pub(crate) struct RouteSocket {
+    channel: Channel,
+}
+
+impl RouteSocket {
+    /// Opens a socket in the network namespace of the calling thread.
+    pub(crate) fn open() -> Result<Self> {
+        Ok(Self { channel: Channel::open(Subsystem::Route)? })
+    }
+}
+
+fn request(kind: u16, flags: u16, message: &impl Emitable, what: String) -> Request {
+    // `emit` leaves padding alone; zeroes keep strict kernels content.
+    let mut body = vec![0; message.buffer_len()];
+    message.emit(&mut body);
+    Request { kind, flags, body, ack: true, what }
+}

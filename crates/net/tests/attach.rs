@@ -1,0 +1,201 @@
+//! Pods on a network, for real: packets cross, and nothing stays behind.
+#![allow(missing_docs, reason = "a test")]
+
+mod world;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use dunnage_net::{Error, Kind, LeaseState, Mode, Netns, NetworkConfig, PodNetwork};
+use world::{OUTSIDE, UPLINK, World, here, ip, nft, on_fresh_host, owner, seen_as};
+
+const PORT: u16 = 7000;
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+fn pods_reach_everything(world: &World, mode: Mode) {
+    let before = world.census();
+    let mut network = PodNetwork::open(NetworkConfig { mode, ..world.config() }).unwrap();
+    let outside = world.outside();
+    let (a, b) = (world.pod(&mut network, "a"), world.pod(&mut network, "b"));
+    let (host, gateway) = (here(world), IpAddr::from(a.attachment.gateway));
+    let seen =
+        |from: &Netns, to: &Netns, at: IpAddr| seen_as(from, to, any(PORT), (at, PORT).into()).unwrap();
+
+    assert_eq!(seen(&a.netns.0, &b.netns.0, b.ip()), a.ip(), "pod to pod");
+    assert_eq!(seen(&b.netns.0, &a.netns.0, a.ip()), b.ip(), "and back");
+    assert_eq!(seen(&a.netns.0, &host.0, gateway), a.ip(), "pod to gateway");
+    assert_eq!(seen(&host.0, &a.netns.0, a.ip()), gateway, "host to pod");
+    assert_eq!(
+        seen(&a.netns.0, &outside.0, OUTSIDE.into()),
+        IpAddr::from(UPLINK),
+        "pod to outside, masqueraded"
+    );
+    assert_eq!(
+        seen(&a.netns.0, &a.netns.0, Ipv4Addr::LOCALHOST.into()),
+        Ipv4Addr::LOCALHOST,
+        "loopback is up"
+    );
+
+    for pod in [&a, &b] {
+        assert!(network.detach(&pod.owner).unwrap());
+        assert!(!network.detach(&pod.owner).unwrap(), "detaching twice is fine");
+    }
+    assert!(network.remove_if_unused().unwrap());
+    drop((a, b, outside));
+    wait_for_links_to_go(&["dnp", "uplink"]);
+    assert_eq!(world.census(), before);
+}
+
+/// The kernel removes links of a namespace that went in the background.
+fn wait_for_links_to_go(prefixes: &[&str]) {
+    let started = std::time::Instant::now();
+    while ip("-o link")
+        .lines()
+        .any(|line| prefixes.iter().any(|prefix| line.contains(&format!(": {prefix}"))))
+    {
+        assert!(started.elapsed() < world::PATIENCE, "links are still there: {}", ip("-o link"));
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn routed_pods_reach_each_other_the_host_and_outside_and_leave_nothing() {
+    on_fresh_host(|world| pods_reach_everything(world, Mode::Routed));
+}
+
+#[test]
+fn bridged_pods_reach_each_other_the_host_and_outside_and_leave_nothing() {
+    on_fresh_host(|world| pods_reach_everything(world, Mode::Bridged));
+}
+
+#[test]
+fn an_attachment_says_what_the_kernel_has() {
+    on_fresh_host(|world| {
+        let mut network = world.network();
+        let pod = world.pod(&mut network, "a");
+        let got = &pod.attachment;
+        assert_eq!(got.address.to_string(), "10.88.0.2/32");
+        assert_eq!((got.host_ifname.as_str(), got.bridge.as_str()), ("dnp0a580002", "dunnage0"));
+        let host = ip(&format!("-d link show {}", got.host_ifname));
+        for word in
+            ["master dunnage0", "isolated on", "addrgenmode none", "state UP", &got.host_mac.to_string()]
+        {
+            assert!(host.contains(word), "{word} in {host}");
+        }
+        let inside = pod.netns.0.run(|| (ip("-d addr show eth0"), ip("route"))).unwrap();
+        for word in ["inet 10.88.0.2/32", "state UP", "mtu 1500", &got.mac.to_string()] {
+            assert!(inside.0.contains(word), "{word} in {}", inside.0);
+        }
+        assert!(!inside.0.contains("inet6"), "no IPv6 unless it is wanted: {}", inside.0);
+        assert_eq!(inside.1.trim(), "default via 10.88.0.1 dev eth0 onlink");
+        assert_eq!(network.attachment(&pod.owner).unwrap().as_ref(), Some(got));
+        let leases = network.leases().unwrap();
+        assert_eq!(leases.len(), 1);
+        assert_eq!(leases[0].state, LeaseState::Active);
+        assert_eq!(leases[0].holder, Some((pod.owner.clone(), pod.netns.0.id())));
+    });
+}
+
+#[test]
+fn a_second_attachment_of_the_same_owner_is_refused_and_the_first_one_lives() {
+    on_fresh_host(|world| {
+        let mut network = world.network();
+        let (a, b) = (world.pod(&mut network, "a"), world.pod(&mut network, "b"));
+        let before = world.census();
+        let error = network.attach(&a.owner, &a.netns.0, &[]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exists);
+        assert_eq!(error.to_string(), "eth0 of a is attached already, with address 10.88.0.2");
+        assert_eq!(world.census(), before);
+        assert_eq!(seen_as(&b.netns.0, &a.netns.0, any(PORT), (a.ip(), PORT).into()).unwrap(), b.ip());
+    });
+}
+
+#[test]
+fn a_network_in_use_is_not_removed() {
+    on_fresh_host(|world| {
+        let mut network = world.network();
+        let pod = world.pod(&mut network, "a");
+        let before = world.census();
+        assert!(!network.remove_if_unused().unwrap());
+        assert_eq!(world.census(), before);
+        network.detach(&pod.owner).unwrap();
+        assert!(network.remove_if_unused().unwrap());
+        assert!(network.remove_if_unused().unwrap(), "removing twice is fine");
+    });
+}
+
+#[test]
+fn forwarding_that_was_on_stays_on() {
+    on_fresh_host(|world| {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let mut network = world.network();
+        let pod = world.pod(&mut network, "a");
+        network.detach(&pod.owner).unwrap();
+        assert!(network.remove_if_unused().unwrap());
+        assert_eq!(world.census().forward.0, "1\n");
+    });
+}
+
+#[test]
+fn two_networks_share_the_table_and_the_last_one_switches_forwarding_back() {
+    on_fresh_host(|world| {
+        let before = world.census();
+        let mut first = world.network();
+        let mut second = PodNetwork::open(NetworkConfig {
+            name: "second".parse().unwrap(),
+            bridge: "dunnage1".parse().unwrap(),
+            subnet: "10.89.0.0/24".parse().unwrap(),
+            ..world.config()
+        })
+        .unwrap();
+        let a = world.pod(&mut first, "a");
+        let b = world.pod(&mut second, "b");
+        first.detach(&a.owner).unwrap();
+        assert!(first.remove_if_unused().unwrap());
+        let table = nft("list table inet dunnage");
+        assert!(table.contains("10.89.0.0/24") && !table.contains("10.88.0.0/16"), "{table}");
+        assert_eq!(world.census().forward.0, "1\n");
+        second.detach(&b.owner).unwrap();
+        assert!(second.remove_if_unused().unwrap());
+        drop((a, b));
+        wait_for_links_to_go(&["dnp"]);
+        assert_eq!(world.census(), before);
+    });
+}
+
+#[test]
+fn an_address_can_be_used_again_while_the_namespace_of_its_last_pod_lives() {
+    on_fresh_host(|world| {
+        let config = NetworkConfig { subnet: "10.88.0.0/29".parse().unwrap(), ..world.config() };
+        let mut network = PodNetwork::open(config).unwrap();
+        let pods: Vec<_> = (0..5).map(|i| world.pod(&mut network, &format!("pod{i}"))).collect();
+        let full = world.netns("full");
+        let error = network.attach(&owner("full"), &full.0, &[]).unwrap_err();
+        assert!(matches!(error, Error::Exhausted { used: 5, total: 5, .. }), "{error}");
+        assert_eq!(error.to_string(), "no free address in 10.88.0.0/29: 5 of 5 are leased");
+        network.detach(&pods[3].owner).unwrap();
+        let next = world.pod(&mut network, "next");
+        assert_eq!(next.ip(), pods[3].ip());
+        assert_eq!(
+            seen_as(&pods[0].netns.0, &next.netns.0, any(PORT), (next.ip(), PORT).into()).unwrap(),
+            pods[0].ip()
+        );
+    });
+}
+
+#[test]
+fn addresses_of_pods_whose_namespace_is_gone_are_swept_when_they_are_needed() {
+    on_fresh_host(|world| {
+        let config = NetworkConfig { subnet: "10.88.0.0/29".parse().unwrap(), ..world.config() };
+        let mut network = PodNetwork::open(config).unwrap();
+        let mut pods: Vec<_> = (0..5).map(|i| world.pod(&mut network, &format!("pod{i}"))).collect();
+        let dead = pods.remove(2);
+        let address = dead.ip();
+        drop(dead);
+        wait_for_links_to_go(&["dnp0a580004"]);
+        assert_eq!(world.pod(&mut network, "next").ip(), address);
+        assert!(network.sweep().unwrap().is_empty(), "nobody else is dead");
+    });
+}
