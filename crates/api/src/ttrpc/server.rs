@@ -143,7 +143,7 @@ async fn accept(server: &Rc<Server>, listener: &UnixListener, stopping: &Rc<Stop
 
 fn same_user(stream: UnixStream) -> io::Result<UnixStream> {
     let peer = stream.peer_cred()?;
-    let own = dunnage_sys::own_process::effective_ids();
+    let own = dunnage_sys::process::effective_ids();
     if (peer.uid(), peer.gid()) == own {
         return Ok(stream);
     }
