@@ -1,0 +1,266 @@
+//! A census of what a test can leave behind: taken before and after, it must be equal.
+//!
+//! It counts mounts, cgroups in every hierarchy, network namespaces and links, processes and zombies, files and
+//! folders below `/run`, listening sockets, address leases and containerd's work folders. Of the machine itself
+//! it counts only what carries the world's id, because others may work there too; with `CENSUS=machine` (set in
+//! CI, where nothing else runs) every mount, cgroup and link of the machine counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cgroup;
+use crate::process;
+use crate::world::World;
+
+/// How long what is torn down after its caller was answered may take to vanish.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A mount in the world's own namespace.
+    Mount,
+    /// A mount in the machine's namespace.
+    MachineMount,
+    /// A cgroup in any hierarchy.
+    Cgroup,
+    /// A process or zombie of the world.
+    Process,
+    /// A network namespace that a process of the world is in or holds open.
+    NetworkNamespace,
+    /// A network link in the world's namespace.
+    Link,
+    /// A network link in the machine's namespace.
+    MachineLink,
+    /// A file, folder or named namespace below `/run`.
+    File,
+    /// A listening socket.
+    Socket,
+    /// An address taken from the pod network.
+    Lease,
+    /// A work folder of containerd on disk.
+    WorkDir,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mount => "mount",
+            Self::MachineMount => "mount in the machine's namespace",
+            Self::Cgroup => "cgroup",
+            Self::Process => "process",
+            Self::NetworkNamespace => "network namespace",
+            Self::Link => "link",
+            Self::MachineLink => "link in the machine's namespace",
+            Self::File => "file",
+            Self::Socket => "listening socket",
+            Self::Lease => "address lease",
+            Self::WorkDir => "work folder",
+        })
+    }
+}
+
+/// Everything counted at one moment, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    items: BTreeMap<Kind, BTreeSet<String>>,
+}
+
+impl Census {
+    /// Counts now.
+    ///
+    /// # Errors
+    /// When one of the kernel's tables cannot be read.
+    pub fn take(world: &World) -> Result<Self> {
+        let whole = env::var("CENSUS").is_ok_and(|scope| scope == "machine");
+        let scope = |item: &String| whole || item.contains(world.id());
+        let processes = world.processes();
+        let items = BTreeMap::from([
+            (Kind::Mount, mounts("thread-self")?),
+            (Kind::MachineMount, mounts("1")?.into_iter().filter(scope).collect()),
+            (Kind::Cgroup, cgroups(if whole { "" } else { world.id() })?),
+            (Kind::Process, processes.iter().map(describe).collect()),
+            (Kind::NetworkNamespace, process::namespaces(&processes, "net")),
+            (Kind::Link, links("thread-self")?),
+            (Kind::MachineLink, if whole { links("1")? } else { BTreeSet::new() }),
+            (Kind::File, files(world)),
+            (Kind::Socket, sockets()?),
+            (Kind::Lease, leases(world)),
+            (Kind::WorkDir, work_dirs(world)),
+        ]);
+        Ok(Self { items })
+    }
+
+    /// What was not there before (`+`) and what is missing now (`-`), one line each.
+    pub fn changes(&self, later: &Self) -> Vec<String> {
+        let empty = BTreeSet::new();
+        let mut changes = Vec::new();
+        for (kind, before) in &self.items {
+            let after = later.items.get(kind).unwrap_or(&empty);
+            changes.extend(after.difference(before).map(|item| format!("+ {kind}: {item}")));
+            changes.extend(before.difference(after).map(|item| format!("- {kind}: {item}")));
+        }
+        changes
+    }
+
+    /// Requires that the world comes back to this census.
+    ///
+    /// # Errors
+    /// The changes that remain: what leaked, and what should not have been removed.
+    pub async fn require_same(&self, world: &World) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let changes = self.changes(&Self::take(world)?);
+            if changes.is_empty() {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < SETTLE, "left behind after {SETTLE:?}:\n{}", changes.join("\n"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The counted items of one kind.
+    pub fn of(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        self.items.get(&kind).into_iter().flatten().map(String::as_str)
+    }
+}
+
+/// `PLACE (TYPE from SOURCE)` of each mount in the namespace of the task `who` of proc(5).
+fn mounts(who: &str) -> Result<BTreeSet<String>> {
+    let path = format!("/proc/{who}/mountinfo");
+    let table = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let mut stacked: BTreeMap<String, usize> = BTreeMap::new();
+    for line in table.lines() {
+        let (place, filesystem) = line.split_once(" - ").with_context(|| format!("not a mount: {line}"))?;
+        let place = place.split(' ').nth(4).unwrap_or_default();
+        let mut words = filesystem.split(' ');
+        let (kind, source) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        *stacked.entry(format!("{place} ({kind} from {source})")).or_default() += 1;
+    }
+    // The same place can be mounted over several times: each counts.
+    let item =
+        |(text, times): (String, usize)| if times > 1 { format!("{text}, {times} times") } else { text };
+    Ok(stacked.into_iter().map(item).collect())
+}
+
+fn cgroups(part: &str) -> Result<BTreeSet<String>> {
+    Ok(cgroup::named(part)?.into_iter().map(|dir| dir.to_string_lossy().into_owned()).collect())
+}
+
+fn describe(process: &process::Process) -> String {
+    let zombie = if process.is_zombie() { ", a zombie" } else { "" };
+    format!("{} (pid {}, child of {}{zombie})", process.name, process.pid, process.parent)
+}
+
+fn links(who: &str) -> Result<BTreeSet<String>> {
+    let path = format!("/proc/{who}/net/dev");
+    let table = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let name = |line: &str| line.split_once(':').map(|(name, _)| name.trim().to_owned());
+    // The bridge of the pod network stays, as on a node: it belongs to the network, not to a pod.
+    Ok(table.lines().filter_map(name).filter(|name| name != "e2e0").collect())
+}
+
+/// Everything below `/run`, which is the world's own, except the folders that belong to no single container.
+fn files(world: &World) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    walk(Path::new("/run"), &mut |path, is_dir| {
+        if !(is_dir && is_standing(path, world.id())) {
+            found.insert(path.to_string_lossy().into_owned());
+        }
+    });
+    found
+}
+
+/// Folders that containerd and runtimes make once and keep: the first two levels and, below them, one folder per
+/// containerd namespace.
+fn is_standing(path: &Path, id: &str) -> bool {
+    let depth = path.components().count() - 2;
+    let name = path.file_name().unwrap_or_default();
+    depth <= 2
+        || (depth == 3 && [id, "k8s.io", "containers", "sandboxes"].iter().any(|standing| name == *standing))
+}
+
+fn walk(dir: &Path, found: &mut impl FnMut(&Path, bool)) {
+    // Folders vanish while they are walked through; then there is nothing to count.
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        found(&entry.path(), is_dir);
+        // The inside of a mounted root file system is the image's; the mount itself is counted.
+        if is_dir && entry.file_name() != "rootfs" {
+            walk(&entry.path(), found);
+        }
+    }
+}
+
+/// Listening unix sockets by path (`@` for abstract ones) and TCP ports.
+fn sockets() -> Result<BTreeSet<String>> {
+    /// `__SO_ACCEPTCON` of the kernel's `include/linux/net.h`.
+    const LISTENS: &str = "00010000";
+    /// `TCP_LISTEN`.
+    const TCP_LISTENS: &str = "0A";
+    let unix = fs::read_to_string("/proc/thread-self/net/unix").context("read unix sockets")?;
+    let mut sockets: BTreeSet<String> = unix
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|words| words.get(3) == Some(&LISTENS))
+        .filter_map(|words| words.get(7).map(|path| (*path).to_owned()))
+        .collect();
+    for table in ["tcp", "tcp6"] {
+        // IPv6 may be absent.
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
+        let lines = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let listening = lines.filter(|words| words.get(3) == Some(&TCP_LISTENS));
+        sockets.extend(listening.filter_map(|words| words.get(1).map(|local| format!("{table} {local}"))));
+    }
+    Ok(sockets)
+}
+
+fn leases(world: &World) -> BTreeSet<String> {
+    let is_address = |name: &String| name.parse::<std::net::IpAddr>().is_ok();
+    names(&world.dir().join("containerd/leases/e2e")).filter(is_address).collect()
+}
+
+fn work_dirs(world: &World) -> BTreeSet<String> {
+    let root = world.dir().join("containerd/root/io.containerd.runtime.v2.task");
+    let namespaces: Vec<String> = names(&root).collect();
+    let below = |namespace: &String| names(&root.join(namespace)).map(move |id| id.clone());
+    namespaces.iter().flat_map(below).collect()
+}
+
+fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn census(kind: Kind, items: &[&str]) -> Census {
+        Census { items: BTreeMap::from([(kind, items.iter().map(|&item| item.to_owned()).collect())]) }
+    }
+
+    #[test]
+    fn changes_name_what_leaked_and_what_is_missing() {
+        let before = census(Kind::Cgroup, &["/a", "/b"]);
+        let after = census(Kind::Cgroup, &["/b", "/c"]);
+        assert_eq!(before.changes(&after), ["+ cgroup: /c", "- cgroup: /a"]);
+    }
+
+    #[test]
+    fn only_folders_of_no_single_container_stand() {
+        let standing = |path: &str| is_standing(Path::new(path), "e2e");
+        assert!(standing("/run/dunnage/e2e"));
+        assert!(standing("/run/containerd/io.containerd.runtime.v2.task/k8s.io"));
+        assert!(!standing("/run/dunnage/e2e/c1"));
+        assert!(!standing("/run/containerd/io.containerd.runtime.v2.task/c1"));
+    }
+}

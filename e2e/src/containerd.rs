@@ -1,0 +1,287 @@
+//! A private containerd in a world: its configuration, start, stop and restart.
+//!
+//! The daemon is the machine's; everything it keeps lies in the world. It finds the shim under test because the
+//! folder of built programs comes first in its `PATH`, as on a node where dunnage was installed.
+
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cri::Cri;
+use crate::ctr::Ctr;
+use crate::image;
+use crate::programs::{self, Runtime};
+use crate::wait;
+use crate::world::World;
+
+/// Where the daemon listens; `/run` is the world's own.
+pub const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// Where the daemon takes events from shims.
+pub const TTRPC_SOCKET: &str = "/run/containerd/containerd.sock.ttrpc";
+
+/// The pod network of the rig.
+pub const POD_SUBNET: &str = "10.166.0.0/16";
+
+/// A running daemon. Dropping it stops it; its last words are shown when a test fails.
+#[derive(Debug)]
+pub struct Containerd {
+    root: PathBuf,
+    log: PathBuf,
+    config: PathBuf,
+    child: Option<Child>,
+    namespace: String,
+}
+
+impl Containerd {
+    /// Writes a configuration and starts the daemon, ready for [`Ctr`].
+    ///
+    /// # Errors
+    /// When containerd is not installed or does not become ready.
+    pub async fn start(world: &World) -> Result<Self> {
+        Self::start_with(world, "").await
+    }
+
+    /// As [`Self::start`], with `extra` TOML appended to the configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(world: &World, extra: &str) -> Result<Self> {
+        let root = world.dir().join("containerd");
+        fs::create_dir_all(root.join("cni")).context("make containerd's folders")?;
+        let config = root.join("config.toml");
+        fs::write(&config, configuration(&root) + extra).context("write containerd's configuration")?;
+        fs::write(root.join("cni/10-e2e.conflist"), pod_network(&root)).context("write the pod network")?;
+        let log = root.join("log");
+        let mut containerd = Self { root, log, config, child: None, namespace: world.id().to_owned() };
+        containerd.launch().await?;
+        Ok(containerd)
+    }
+
+    /// Ends the daemon as a service manager does and starts it again over the same state.
+    ///
+    /// # Errors
+    /// When it does not end or does not become ready again.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        self.launch().await
+    }
+
+    /// Ends the daemon; shims and containers live on.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::TERM).await
+    }
+
+    /// Ends the daemon without letting it finish anything.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL).await
+    }
+
+    /// Starts the daemon after [`Self::stop`] or [`Self::kill`].
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn launch(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "containerd runs already");
+        let log =
+            File::options().create(true).append(true).open(&self.log).context("open containerd's log")?;
+        // If the test is killed, the daemon must not stay behind: the kernel ends it with its parent.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", "containerd", "--config"])
+            .arg(&self.config)
+            .env("PATH", daemon_path()?)
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share containerd's log")?)
+            .stderr(log)
+            .spawn()
+            .context("start containerd: is it installed?")?;
+        self.child = Some(child);
+        wait::until_ok("containerd", || async { self.ctr().run(["version"]).await?.ok() }).await?;
+        Ok(())
+    }
+
+    async fn signal(&mut self, signal: Signal) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        kill_process(Pid::from_child(&child), signal).context("signal containerd")?;
+        wait::until("containerd's end", || child.try_wait().ok().flatten()).await?;
+        Ok(())
+    }
+
+    /// containerd's command line client, in the world's containerd namespace.
+    pub fn ctr(&self) -> Ctr {
+        Ctr::new(SOCKET, &self.namespace)
+    }
+
+    /// The same in the namespace of Kubernetes.
+    pub fn ctr_k8s(&self) -> Ctr {
+        Ctr::new(SOCKET, "k8s.io")
+    }
+
+    /// Puts the probe image where `ctr run` finds it.
+    ///
+    /// # Errors
+    /// When it cannot be built or imported.
+    pub async fn import_probe(&self) -> Result<()> {
+        let archive = image::probe(&self.root)?;
+        self.ctr().run(["images", "import", &archive.to_string_lossy()]).await?.ok()?;
+        Ok(())
+    }
+
+    /// Puts pause and probe image where CRI finds them, and gives the client once the daemon knows them.
+    ///
+    /// # Errors
+    /// When an image cannot be built or imported or the CRI plugin does not become ready.
+    pub async fn cri(&self) -> Result<Cri> {
+        for archive in [image::pause(&self.root)?, image::probe(&self.root)?] {
+            self.ctr_k8s().run(["images", "import", &archive.to_string_lossy()]).await?.ok()?;
+        }
+        let cri = self.cri_client()?;
+        for name in [image::PAUSE, image::PROBE] {
+            wait::until_ok(name, || cri.image(name)).await?;
+        }
+        wait::until_ok("CRI", || cri.ready()).await?;
+        Ok(cri)
+    }
+
+    /// A client of the daemon's CRI service, without images.
+    ///
+    /// # Errors
+    /// When the address is refused.
+    pub fn cri_client(&self) -> Result<Cri> {
+        Cri::connect(SOCKET)
+    }
+
+    /// The daemon's pid while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Where containerd keeps what outlives a reboot.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// All that the daemon and the shims have logged so far.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let bytes = fs::read(&self.log).context("read containerd's log")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Containerd {
+    #[expect(clippy::print_stderr, reason = "a failing test must show what the daemon said")]
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Its shims are ended with the world.
+            _ = child.kill();
+            _ = child.wait();
+        }
+        if std::thread::panicking() {
+            let log = self.log().unwrap_or_default();
+            let told = |line: &&str| {
+                !line.contains("level=info") && !line.contains("level=debug msg=\"event forwarded")
+            };
+            let told: Vec<&str> = log.lines().filter(told).collect();
+            eprintln!(
+                "--- containerd's log, last lines\n{}",
+                told[told.len().saturating_sub(60)..].join("\n")
+            );
+        }
+    }
+}
+
+/// The `PATH` of the daemon: built programs first, then the machine's.
+fn daemon_path() -> Result<std::ffi::OsString> {
+    let built = programs::build_dir()?;
+    Ok(env::join_paths(std::iter::once(built).chain(programs::search_path()))?)
+}
+
+fn configuration(root: &Path) -> String {
+    let root = root.display();
+    let handlers: String = [Runtime::Dunnage, Runtime::Runc].map(handler).concat();
+    let default = Runtime::under_test().handler();
+    let pause = image::PAUSE;
+    let plugins = cni_plugins().display().to_string();
+    format!(
+        r#"version = 2
+root = "{root}/root"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
+
+[grpc]
+  address = "{SOCKET}"
+
+[debug]
+  level = "debug"
+
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{root}/opt"
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  restrict_oom_score_adj = true
+  disable_tcp_service = true
+  stream_server_address = "127.0.0.1"
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{plugins}"
+  conf_dir = "{root}/cni"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+  default_runtime_name = "{default}"
+{handlers}"#
+    )
+}
+
+fn handler(runtime: Runtime) -> String {
+    format!(
+        "\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{}]\n  runtime_type = \"{}\"\n",
+        runtime.handler(),
+        runtime.type_name()
+    )
+}
+
+/// Where distributions put the reference plugins.
+fn cni_plugins() -> PathBuf {
+    let places = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"].map(PathBuf::from);
+    places
+        .into_iter()
+        .find(|dir| dir.join("bridge").is_file())
+        .unwrap_or_else(|| PathBuf::from("/opt/cni/bin"))
+}
+
+/// A bridge with leases from a file; masquerade would need kernel modules that not every machine has.
+fn pod_network(root: &Path) -> String {
+    let leases = root.join("leases");
+    serde_json::json!({
+        "cniVersion": "0.4.0",
+        "name": "e2e",
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "e2e0",
+            "isGateway": true,
+            "ipMasq": false,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": leases,
+                "ranges": [[{ "subnet": POD_SUBNET }]],
+                "routes": [{ "dst": "0.0.0.0/0" }],
+            },
+        }],
+    })
+    .to_string()
+}

@@ -1,0 +1,17 @@
+//! The end-to-end suite: containers as their users see them.
+//!
+//! `RUNTIME=runc` runs it on the reference shim. A test of what only dunnage does asks [`only_dunnage`] first,
+//! which says why it stands aside.
+#![forbid(unsafe_code)]
+
+mod order;
+mod rig;
+
+/// Whether to go on with a test of what the reference shim does not do; says `why` when not.
+fn only_dunnage(why: &str) -> bool {
+    let dunnage = dunnage_e2e::programs::Runtime::under_test().is_dunnage();
+    if !dunnage {
+        println!("not on the reference shim: {why}");
+    }
+    dunnage
+}
