@@ -1,6 +1,6 @@
 //! The parent's end: from a plan to a living child.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use dunnage_plan::Plan;
 
@@ -17,6 +17,11 @@ pub struct Birth<'a> {
     pub init: Option<BorrowedFd<'a>>,
     /// Directory of the cgroup v2 to be born in.
     pub clone_into: Option<BorrowedFd<'a>>,
+    /// What [`dunnage_plan::Step::JoinCgroups`] writes `0` to, in order: `tasks` of every v1 hierarchy, opened
+    /// for writing. The child joins by itself, which spares an RCU grace period; so there is no `place()` and
+    /// no waiting for the parent. When `clone_into` cannot be used, the caller adds `cgroup.procs` of it
+    /// ([`crate::Newborn`] is not made then: `spawn` says so by its error kind `Unsupported`).
+    pub cgroups: &'a [OwnedFd],
 }
 
 /// Standard streams; an absent one is the container's own `/dev/null`.

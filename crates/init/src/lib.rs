@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!  parent                              child
-//!  spawn: open slots, clone3 ────────▶ Isolate
-//!  place: cgroups joined ────────────▶ (AwaitPlacement)
+//!  spawn: open slots, clone3 ────────▶ Isolate (JoinCgroups: the child joins by itself)
 //!                                      Rootfs … Identity
 //!  poll_created ◀── terminal, created  Ready
 //!  start ────────────────────────────▶ (AwaitStart)

@@ -43,14 +43,6 @@ impl Newborn {
         self.born_in_cgroup
     }
 
-    /// The child is in its cgroups: lets it go on. Does nothing when it does not wait for that.
-    ///
-    /// # Errors
-    /// The child is gone.
-    pub fn place(&mut self) -> Result<(), Error> {
-        Err(Error::unfinished())
-    }
-
     /// Whether the child is created; does not block. `None`: not yet.
     ///
     /// # Errors

@@ -37,13 +37,13 @@ pub(crate) fn init(
     own: &RootfsFacts,
 ) -> Result<Birth, Error> {
     draft.enter(Phase::Isolate);
+    join_cgroups(draft, host);
     leave_parent(draft, spec.process.as_ref());
     let pid_namespace = join(draft, &spec.namespaces);
     if spec.namespaces.network == Namespace::New {
         draft.step(Step::RaiseLoopback, "a new network namespace has a loopback device that is down");
     }
     join_keyring(draft, own)?;
-    await_placement(draft, host);
     let cgroup_by_clone = host.unified_cgroup;
     if spec.namespaces.cgroup == Namespace::New && !cgroup_by_clone {
         let why = "its root is where the process is now, so only once it is in its cgroups";
@@ -66,6 +66,7 @@ pub(crate) fn exec(
     own: &RootfsFacts,
 ) -> Result<Birth, Error> {
     draft.enter(Phase::Isolate);
+    join_cgroups(draft, host);
     leave_parent(draft, Some(process));
     let kinds: Vec<_> = NamespaceKind::ALL
         .into_iter()
@@ -79,7 +80,6 @@ pub(crate) fn exec(
         );
     }
     join_keyring(draft, own)?;
-    await_placement(draft, host);
     Ok(Birth { new_namespaces: Vec::new(), pid_namespace: slot.filter(|_| namespaces.pid.is_own()) })
 }
 
@@ -115,10 +115,9 @@ fn join_keyring(draft: &mut Draft, own: &RootfsFacts) -> Result<(), Error> {
     Ok(())
 }
 
-/// Stands last, so that the parent's writes to `cgroup.procs` (milliseconds on v1) run beside the steps above.
-fn await_placement(draft: &mut Draft, host: &HostFacts) {
+/// Stands first: what the child touches from here on counts for the container.
+fn join_cgroups(draft: &mut Draft, host: &HostFacts) {
     if !host.unified_cgroup {
-        let why = "cgroup v1 is joined by a write of the parent; the limits hold from here on";
-        draft.step(Step::AwaitPlacement, why);
+        draft.step(Step::JoinCgroups, "v1 cannot be joined by the clone; limits hold from here on");
     }
 }

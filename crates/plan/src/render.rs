@@ -51,8 +51,8 @@ impl Plan {
         if let Some(SlotId(slot)) = self.pid_namespace {
             write!(f, ", in the pid namespace of slot {slot}")?;
         }
-        let awaits = self.steps.iter().any(|planned| planned.step == Step::AwaitPlacement);
-        f.write_str(if awaits { ", its cgroup by a write\n" } else { ", into the container's cgroup\n" })
+        let joins = self.steps.iter().any(|planned| planned.step == Step::JoinCgroups);
+        f.write_str(if joins { ", its cgroup by a write\n" } else { ", into the container's cgroup\n" })
     }
 
     /// A step of this plan as the object of an error, with the name of the program where it is about that:
@@ -117,7 +117,7 @@ impl Display for Slot {
 impl Display for Step {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AwaitPlacement => f.write_str("wait for the cgroups"),
+            Self::JoinCgroups => f.write_str("join the cgroups"),
             Self::JoinNamespace { slot, kind } => {
                 write!(f, "join the {} namespace of slot {}", kind.as_str(), slot.0)
             }
