@@ -1,6 +1,7 @@
 //! dunnage for people: pod run, plan.
 #![forbid(unsafe_code)]
 
+mod image;
 mod kubelet;
 mod manifest;
 mod quantity;
