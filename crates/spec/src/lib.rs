@@ -26,6 +26,6 @@ pub use id::{ContainerId, ContainerdNamespace, ExecId};
 pub use mount::{Mount, MountSource, Propagation};
 pub use namespace::{Namespace, NamespaceKind, Namespaces};
 pub use process::Process;
-pub use qos::QosClass;
+pub use qos::{Qos, QosClass, QosEvidence};
 pub use resources::Resources;
 pub use spec::{Device, DeviceKind, Root, Spec, Sysctl};

@@ -246,8 +246,14 @@ mod tests {
         ) {
             let parsed = Options::parse(&words).unwrap();
             for Attributes { set, clear, .. } in [parsed.attributes, parsed.recursive] {
-                prop_assert!(!(set.readonly && clear.readonly) && !(set.nosuid && clear.nosuid));
-                prop_assert!(!(set.nodev && clear.nodev) && !(set.noexec && clear.noexec));
+                for flag in [
+                    |set: AttributeSet| set.readonly,
+                    |set: AttributeSet| set.nosuid,
+                    |set: AttributeSet| set.nodev,
+                    |set: AttributeSet| set.noexec,
+                ] {
+                    prop_assert!(!flag(set) || !flag(clear));
+                }
             }
         }
     }

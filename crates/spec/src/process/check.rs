@@ -37,7 +37,7 @@ impl Process {
         Ok(Self {
             args,
             env: env(process.env.unwrap_or_default())?,
-            cwd: cwd(process.cwd)?,
+            cwd: cwd(process.cwd.as_deref())?,
             terminal: process.terminal.unwrap_or(false).then(|| terminal(process.console_size)),
             user: user(process.user.unwrap_or_default()).within(|| "user")?,
             // A process without capabilities in its spec has none; runc would leave it all of the runtime's.
@@ -83,8 +83,8 @@ fn env(variables: Vec<String>) -> Checked<Vec<String>> {
     Ok(variables.into_iter().filter(|_| last.pop().unwrap_or(true)).collect())
 }
 
-fn cwd(cwd: Option<String>) -> Checked<PathBuf> {
-    match cwd.as_deref() {
+fn cwd(cwd: Option<&str>) -> Checked<PathBuf> {
+    match cwd {
         None | Some("") => invalid("cwd", "is missing"),
         Some(path) if path.starts_with('/') => Ok(clean(Path::new(path))),
         Some(path) => invalid("cwd", format!("{path:?} is not absolute")),
