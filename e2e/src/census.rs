@@ -3,7 +3,7 @@
 //! It counts mounts, cgroups in every hierarchy, network namespaces and links, processes and zombies, files and
 //! folders below `/run`, listening sockets, address leases and containerd's work folders. Of the machine itself
 //! it counts only what carries the world's id, because others may work there too; with `CENSUS=machine` (set in
-//! CI, where nothing else runs) every mount, cgroup and link of the machine counts.
+//! CI, where nothing else runs) every mount, cgroup and link of the machine counts that is not another world's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cgroup;
 use crate::process;
-use crate::world::World;
+use crate::world::{self, World};
 
 /// How long what is torn down after its caller was answered may take to vanish.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -79,12 +79,14 @@ impl Census {
     /// When one of the kernel's tables cannot be read.
     pub fn take(world: &World) -> Result<Self> {
         let whole = env::var("CENSUS").is_ok_and(|scope| scope == "machine");
-        let scope = |item: &String| whole || item.contains(world.id());
-        let processes = world.processes();
+        let scope = |item: &String| item.contains(world.id()) || (whole && !item.contains(world::PREFIX));
+        // The rig's own daemon is no leak, and has another pid after a restart.
+        let mut processes = world.processes();
+        processes.retain(|process| process.name != "containerd");
         let items = BTreeMap::from([
             (Kind::Mount, mounts("thread-self")?),
             (Kind::MachineMount, mounts("1")?.into_iter().filter(scope).collect()),
-            (Kind::Cgroup, cgroups(if whole { "" } else { world.id() })?),
+            (Kind::Cgroup, cgroups()?.into_iter().filter(scope).collect()),
             (Kind::Process, processes.iter().map(describe).collect()),
             (Kind::NetworkNamespace, process::namespaces(&processes, "net")),
             (Kind::Link, links("thread-self")?),
@@ -149,8 +151,8 @@ fn mounts(who: &str) -> Result<BTreeSet<String>> {
     Ok(stacked.into_iter().map(item).collect())
 }
 
-fn cgroups(part: &str) -> Result<BTreeSet<String>> {
-    Ok(cgroup::named(part)?.into_iter().map(|dir| dir.to_string_lossy().into_owned()).collect())
+fn cgroups() -> Result<BTreeSet<String>> {
+    Ok(cgroup::named("")?.into_iter().map(|dir| dir.to_string_lossy().into_owned()).collect())
 }
 
 fn describe(process: &process::Process) -> String {

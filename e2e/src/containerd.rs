@@ -27,7 +27,7 @@ pub const TTRPC_SOCKET: &str = "/run/containerd/containerd.sock.ttrpc";
 /// The pod network of the rig.
 pub const POD_SUBNET: &str = "10.166.0.0/16";
 
-/// A running daemon. Dropping it stops it; its last words are shown when a test fails.
+/// A running daemon. Dropping it stops it.
 #[derive(Debug)]
 pub struct Containerd {
     root: PathBuf,
@@ -180,26 +180,25 @@ impl Containerd {
         let bytes = fs::read(&self.log).context("read containerd's log")?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+
+    /// The last warnings and errors of the daemon and the shims, for a failing test's report.
+    pub fn last_words(&self) -> String {
+        let log = self.log().unwrap_or_default();
+        let lines: Vec<&str> = log.lines().filter(|line| !is_routine(line)).collect();
+        format!("containerd's log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+}
+
+fn is_routine(line: &str) -> bool {
+    line.contains("level=info") || line.contains("level=debug")
 }
 
 impl Drop for Containerd {
-    #[expect(clippy::print_stderr, reason = "a failing test must show what the daemon said")]
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
             // Its shims are ended with the world.
             _ = child.kill();
             _ = child.wait();
-        }
-        if std::thread::panicking() {
-            let log = self.log().unwrap_or_default();
-            let told = |line: &&str| {
-                !line.contains("level=info") && !line.contains("level=debug msg=\"event forwarded")
-            };
-            let told: Vec<&str> = log.lines().filter(told).collect();
-            eprintln!(
-                "--- containerd's log, last lines\n{}",
-                told[told.len().saturating_sub(60)..].join("\n")
-            );
         }
     }
 }
@@ -236,6 +235,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   restrict_oom_score_adj = true
   disable_tcp_service = true
   stream_server_address = "127.0.0.1"
+  stream_server_port = "10010"
 
 [plugins."io.containerd.grpc.v1.cri".cni]
   bin_dir = "{plugins}"

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -23,7 +23,7 @@ use crate::cgroup::{self, Hierarchy};
 use crate::process::Process;
 
 /// First part of every world's id.
-const PREFIX: &str = "dunnage-e2e-";
+pub const PREFIX: &str = "dunnage-e2e-";
 
 /// The cgroup inside the world's own in which the test and its containerd live.
 const RIG: &str = "rig";
@@ -130,6 +130,7 @@ fn separate() -> Result<()> {
     // First cut off, then share anew: a root that is shared on the machine must not carry our mounts there.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make / private")?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("make / shared")?;
+    detach_below(&["/run/", "/tmp/"])?;
     for path in ["/run", "/var/lib/cni"] {
         fs::create_dir_all(path).with_context(|| format!("make {path}"))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -139,6 +140,17 @@ fn separate() -> Result<()> {
     fs::create_dir("/run/lock").context("make /run/lock")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("start ip")?;
     ensure!(up.success(), "ip link set lo up: {up}");
+    Ok(())
+}
+
+/// Lets go of mounts that others made at these places: they come and go with their owners, not with the test.
+fn detach_below(places: &[&str]) -> Result<()> {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").context("read the mount table")?;
+    let mounted = table.lines().filter_map(|line| line.split(' ').nth(4));
+    for path in mounted.filter(|path| places.iter().any(|place| path.starts_with(place))) {
+        // One below another goes with it; one whose owner was faster is gone.
+        _ = umount2(path, MntFlags::MNT_DETACH);
+    }
     Ok(())
 }
 

@@ -4,7 +4,9 @@
 //! which says why it stands aside.
 #![forbid(unsafe_code)]
 
+mod ctr;
 mod order;
+mod pod;
 mod rig;
 
 /// Whether to go on with a test of what the reference shim does not do; says `why` when not.

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dunnage_e2e::bundle::Bundle;
 use dunnage_e2e::census::Census;
+use dunnage_e2e::containerd::Containerd;
+use dunnage_e2e::cri::{self, Cri, Pod, api};
+use dunnage_e2e::ctr::Ctr;
 use dunnage_e2e::events::Events;
 use dunnage_e2e::programs::Runtime;
 use dunnage_e2e::shim::{Daemon, Launch};
@@ -61,5 +64,78 @@ impl Bench {
     /// Requires that nothing is left of what the test did.
     pub(crate) async fn require_nothing_left(&self) -> Result<()> {
         self.before.require_same(&self.world).await
+    }
+}
+
+/// A containerd with the probe image, its `ctr`, and a census of both.
+pub(crate) struct Node {
+    before: Census,
+    pub(crate) ctr: Ctr,
+    pub(crate) containerd: Containerd,
+    pub(crate) world: World,
+}
+
+impl Node {
+    pub(crate) async fn new() -> Result<Self> {
+        let world = World::enter()?;
+        let containerd = Containerd::start(&world).await?;
+        containerd.import_probe().await?;
+        let before = Census::take(&world)?;
+        Ok(Self { before, ctr: containerd.ctr(), containerd, world })
+    }
+
+    /// Kills a task and removes it with its container.
+    pub(crate) async fn end(&self, id: &str) -> Result<()> {
+        self.ctr.run(["task", "delete", "--force", id]).await?;
+        self.ctr.run(["container", "delete", id]).await?.ok()?;
+        Ok(())
+    }
+
+    /// What is there now and was not before, and the other way round.
+    pub(crate) fn changes(&self) -> Result<Vec<String>> {
+        Ok(self.before.changes(&Census::take(&self.world)?))
+    }
+
+    /// Requires that nothing is left of what the test did.
+    pub(crate) async fn require_nothing_left(&self) -> Result<()> {
+        let same = self.before.require_same(&self.world).await;
+        same.with_context(|| self.containerd.last_words())
+    }
+}
+
+/// A containerd as a Kubernetes node has it: images, pod network and CRI are ready.
+pub(crate) struct Cluster {
+    before: Census,
+    pub(crate) cri: Cri,
+    pub(crate) containerd: Containerd,
+    pub(crate) world: World,
+}
+
+impl Cluster {
+    pub(crate) async fn new() -> Result<Self> {
+        let world = World::enter()?;
+        let containerd = Containerd::start(&world).await?;
+        let cri = containerd.cri().await?;
+        let before = Census::take(&world)?;
+        Ok(Self { before, cri, containerd, world })
+    }
+
+    /// A pod with one container that stays.
+    pub(crate) async fn sleeper(&self, name: &str) -> Result<(Pod, String)> {
+        self.pod_with(cri::container(name, &["sleep", "1000"])).await
+    }
+
+    /// A pod with one container.
+    pub(crate) async fn pod_with(&self, container: api::ContainerConfig) -> Result<(Pod, String)> {
+        let name = container.metadata.clone().unwrap_or_default().name;
+        let pod = self.cri.run_pod(cri::pod(&self.world, &format!("pod-of-{name}"))).await?;
+        let id = self.cri.run_container(&pod, container).await?;
+        Ok((pod, id))
+    }
+
+    /// Requires that nothing is left of what the test did.
+    pub(crate) async fn require_nothing_left(&self) -> Result<()> {
+        let same = self.before.require_same(&self.world).await;
+        same.with_context(|| self.containerd.last_words())
     }
 }
