@@ -18,19 +18,20 @@ use crate::mounts::Entry;
 use crate::step::{FileSystem, Missing, MountAttributes, Step, Target};
 use crate::text;
 
-/// Lowers one `cgroup` mount.
+/// Lowers one `cgroup` mount; gives its target when it has to become read-only later.
 pub(crate) fn mount(
     draft: &mut Draft,
     entry: &Entry<'_>,
     namespace: &Namespace,
     own: &RootfsFacts,
-) -> Result<(), Error> {
+) -> Result<Option<Target>, Error> {
     let target = entry.target(Missing::Directory)?;
     match own.cgroups.as_slice() {
         [] => Err(Error::host(entry.field("type"), "this host mounts no cgroup hierarchy")),
         [unified] if unified.name.is_empty() => {
             let attributes = attributes::fresh(&entry.mount.attributes, &entry.mount.recursive);
-            hierarchy(draft, entry, namespace, unified, attributes, target)
+            hierarchy(draft, entry, namespace, unified, attributes, target)?;
+            Ok(None)
         }
         several => by_hierarchy(draft, entry, namespace, several, target),
     }
@@ -43,7 +44,7 @@ fn by_hierarchy(
     namespace: &Namespace,
     hierarchies: &[CgroupMount],
     target: Target,
-) -> Result<(), Error> {
+) -> Result<Option<Target>, Error> {
     let attributes =
         attributes::fresh(&entry.mount.attributes, &entry.mount.recursive) | NOSUID | NODEV | NOEXEC;
     let tmpfs = FileSystem {
@@ -67,10 +68,7 @@ fn by_hierarchy(
     for one in hierarchies {
         links(draft, entry, one, &target)?;
     }
-    if attributes & RDONLY != 0 {
-        draft.step(Step::SetReadonly { target }, "its mount points and links are there now");
-    }
-    Ok(())
+    Ok((attributes & RDONLY != 0).then_some(target))
 }
 
 fn hierarchy(
@@ -95,7 +93,7 @@ fn hierarchy(
             target,
             propagation,
         };
-        draft.step(step, "without a cgroup namespace a mount would show the whole host: only its directory");
+        draft.step(step, "without a cgroup namespace only a bind hides the rest of the tree");
     }
     Ok(())
 }

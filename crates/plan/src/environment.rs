@@ -1,5 +1,7 @@
 //! What a process finds around it: streams or a terminal, working directory, names.
 
+use std::path::Path;
+
 use dunnage_spec::{Process, Spec};
 
 use crate::draft::Draft;
@@ -22,21 +24,15 @@ pub(crate) fn streams(draft: &mut Draft, process: Option<&Process>, console: boo
 
 /// The directory to start in, made when the image lacks it.
 pub(crate) fn working_directory(draft: &mut Draft, process: Option<&Process>) -> Result<(), Error> {
-    if let Some(process) = process {
+    if let Some(process) = process.filter(|process| process.cwd != Path::new("/")) {
         let cwd = text::path("process.cwd", &process.cwd)?;
         draft.step(Step::MakeWorkingDirectory(cwd), "images name directories that they do not have");
     }
     Ok(())
 }
 
-/// Host and domain name. Refused in the host's own UTS namespace, which they would rename.
+/// Host and domain name; the spec has them only with a UTS namespace of its own.
 pub(crate) fn names(draft: &mut Draft, spec: &Spec) -> Result<(), Error> {
-    let named = [("hostname", &spec.hostname), ("domainname", &spec.domainname)];
-    if let Some((field, _)) = named.into_iter().find(|(_, name)| name.is_some())
-        && !spec.namespaces.uts.is_own()
-    {
-        return Err(Error::invalid(field, "needs a uts namespace, and linux.namespaces lists none"));
-    }
     if let Some(name) = &spec.hostname {
         draft.step(Step::SetHostname(text::c_string("hostname", name)?), "in its uts namespace");
     }

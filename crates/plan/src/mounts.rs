@@ -1,7 +1,7 @@
 //! The mounts of the spec, in its order.
 
 use std::ffi::CString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dunnage_spec::Spec;
 use dunnage_spec::mount::{Mount, MountSource, Superblock};
@@ -44,10 +44,9 @@ pub(crate) fn all(
     let mut late = Vec::new();
     for (index, mount) in spec.mounts.iter().enumerate() {
         let entry = Entry { index, mount };
-        refuse_over_proc(&entry)?;
         match &mount.source {
             MountSource::Bind { path, recursive } => bind(draft, &entry, path, *recursive)?,
-            MountSource::Cgroup => cgroup::mount(draft, &entry, &spec.namespaces.cgroup, own)?,
+            MountSource::Cgroup => late.extend(cgroup::mount(draft, &entry, &spec.namespaces.cgroup, own)?),
             MountSource::FileSystem { .. } => {
                 late.extend(file_system(draft, &entry, &spec.namespaces, label.as_ref())?);
             }
@@ -93,7 +92,7 @@ fn file_system(
         fs_type: text::c_string(entry.field("type"), fs_type)?,
         source: text::c_string(entry.field("source"), source)?,
         options: lower_options(entry, options)?,
-        superblock: *superblock,
+        superblock: superblock_of(fs_type, *superblock),
         attributes: attributes::fresh(&entry.mount.attributes, &entry.mount.recursive),
         keep_mode: fs_type == "tmpfs" && options.iter().all(|(name, _)| name != "mode"),
     };
@@ -110,6 +109,14 @@ fn file_system(
     };
     draft.step(step, reason(fs_type, &entry.mount.destination, namespaces));
     Ok(late.then_some(target))
+}
+
+/// The superblock of these belongs to a namespace and not to the mount, and a pod's containers share it: a
+/// read-only one, made for the first container, would be read-only for a privileged second one as well. That
+/// the mount is read-only says all there is to say.
+fn superblock_of(fs_type: &str, wanted: Superblock) -> Superblock {
+    let is_shared = matches!(fs_type, "proc" | "sysfs" | "mqueue");
+    Superblock { read_only: wanted.read_only && !is_shared, ..wanted }
 }
 
 fn make_writable(file_system: &mut FileSystem) -> bool {
@@ -144,42 +151,4 @@ fn reason(fs_type: &str, destination: &Path, namespaces: &Namespaces) -> &'stati
         ("tmpfs", Some("/dev/shm")) => "POSIX shared memory of its own",
         _ => "mounts of the spec, in its order",
     }
-}
-
-/// What lxcfs puts over files of procfs.
-const OVER_PROC: [&str; 10] = [
-    "cpuinfo",
-    "diskstats",
-    "meminfo",
-    "stat",
-    "swaps",
-    "uptime",
-    "loadavg",
-    "slabinfo",
-    "sys/kernel/ns_last_pid",
-    "sys/crypto/fips_enabled",
-];
-
-/// A volume over `/proc` would show the program, and the libraries that confine it, a forged procfs
-/// (CVE-2019-16884).
-fn refuse_over_proc(entry: &Entry<'_>) -> Result<(), Error> {
-    // Components, so that `/proc//stat` and `/proc/./stat` are what they look like.
-    let destination: PathBuf = entry.mount.destination.components().collect();
-    let Ok(below) = destination.strip_prefix("/proc") else { return Ok(()) };
-    let allowed = if below.as_os_str().is_empty() {
-        match &entry.mount.source {
-            MountSource::Bind { path, .. } => path == Path::new("/proc"),
-            MountSource::FileSystem { fs_type, .. } => fs_type == "proc",
-            MountSource::Cgroup => false,
-        }
-    } else {
-        OVER_PROC.iter().any(|file| below == Path::new(file))
-    };
-    if allowed {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        entry.field("destination"),
-        "lies over /proc, where only procfs itself may be mounted",
-    ))
 }

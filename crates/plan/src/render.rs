@@ -9,7 +9,7 @@ use std::path::Path;
 
 use dunnage_spec::mount::{Propagation, PropagationKind, Superblock};
 use dunnage_spec::namespace::NamespaceKind;
-use dunnage_spec::process::{Rlimit, RlimitResource};
+use dunnage_spec::process::{Capabilities, Rlimit, RlimitResource};
 
 use crate::attributes;
 use crate::step::{FileSystem, MountAttributes, Phase, Plan, Planned, Program, Slot, SlotId, Step, Target};
@@ -152,8 +152,8 @@ impl Display for Step {
             Self::SetReadonly { target } => write!(f, "make {target} read-only"),
             Self::MakeNode { .. } => fmt_node(self, f),
             Self::MakeSymlink { target, path, replace } => {
-                let verb = if *replace { "replace" } else { "link" };
-                write!(f, "{verb} {} to {}", Inside(path), Text(target))
+                write!(f, "link {} to {}", Inside(path), Text(target))?;
+                f.write_str(if *replace { " in the place of what is there" } else { "" })
             }
             Self::OpenPrivateProc => f.write_str("open a private procfs"),
             Self::WriteSysctl { path, value } => write!(f, "set {} to {}", Text(path), Text(value)),
@@ -195,9 +195,13 @@ impl Display for Step {
                 f.write_str("verify that the working directory is inside the root")
             }
             Self::SetCapabilities { effective, permitted, inheritable } => {
-                let (e, p, i) =
-                    (CapabilityMask(*effective), CapabilityMask(*permitted), CapabilityMask(*inheritable));
-                write!(f, "set capabilities effective {e} permitted {p} inheritable {i}")
+                let (e, p) = (CapabilityMask(*effective), CapabilityMask(*permitted));
+                let inheritable = CapabilityMask(*inheritable);
+                if effective == permitted {
+                    write!(f, "set effective and permitted capabilities {e}, inheritable {inheritable}")
+                } else {
+                    write!(f, "set effective capabilities {e}, permitted {p}, inheritable {inheritable}")
+                }
             }
             Self::SetAmbient(mask) => write!(f, "set ambient capabilities {}", CapabilityMask(*mask)),
             Self::FindProgram => f.write_str("find the program"),
@@ -224,7 +228,8 @@ impl Display for Program {
             let quote = if plain { "" } else { "\"" };
             write!(f, " {quote}{}{quote}", Text(argument))?;
         }
-        write!(f, ", {} variables", self.env.len())?;
+        let variables = self.env.len();
+        write!(f, ", {variables} variable{}", if variables == 1 { "" } else { "s" })?;
         if self.candidates.len() > 1 {
             f.write_str("\n        first of")?;
             self.candidates.iter().try_for_each(|candidate| write!(f, " {}", Text(candidate)))?;
@@ -286,16 +291,25 @@ fn fmt_groups(groups: &[u32], f: &mut Formatter<'_>) -> fmt::Result {
     groups.iter().try_for_each(|group| write!(f, " {group}"))
 }
 
-/// A set of capabilities; how many when that says more than which.
+/// A set of capabilities by their names without `CAP_`, or by what is missing when that is shorter.
 struct CapabilityMask(u64);
 
 impl Display for CapabilityMask {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            0 => f.write_str("none"),
-            mask => write!(f, "{mask:#x}"),
+        let (held, missing): (Vec<_>, Vec<_>) =
+            (0..Capabilities::NAMES.len()).partition(|number| self.0 & (1 << number) != 0);
+        match (held.as_slice(), missing.as_slice()) {
+            ([], _) => f.write_str("none"),
+            (_, []) => f.write_str("all"),
+            (_, few) if few.len() <= 5 => write!(f, "all but {}", names(few)),
+            (some, _) => f.write_str(&names(some)),
         }
     }
+}
+
+fn names(capabilities: &[usize]) -> String {
+    let name = |number: &usize| Capabilities::NAMES[*number].trim_start_matches("CAP_").to_ascii_lowercase();
+    capabilities.iter().map(name).collect::<Vec<_>>().join(" ")
 }
 
 /// What stands in parentheses behind a mount; nothing when there is nothing to say.

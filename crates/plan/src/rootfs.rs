@@ -57,9 +57,10 @@ fn refuse_mount_work(spec: &Spec) -> Result<(), Error> {
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {
         None => Ok(()),
-        Some((field, _)) => {
-            Err(Error::invalid(field, "needs a new mount namespace, and linux.namespaces lists none"))
-        }
+        Some((field, _)) => Err(Error::invalid(
+            field,
+            "needs a new mount namespace: in a joined one it would outlive the container",
+        )),
     }
 }
 
