@@ -1,0 +1,353 @@
+//! One container's directories in every hierarchy, from before its first process to after its last.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use dunnage_spec::Resources;
+use dunnage_spec::resources::CgroupPath;
+use dunnage_sys::kernfs::Dir;
+use dunnage_sys::{Call, Errno};
+
+use crate::controller::Controller;
+use crate::error::{Error, Refused, Result};
+use crate::layout::{Hierarchy, Layout, Mode};
+use crate::limits::{self, Live, Seen, Target, Write};
+use crate::stats::{self, Stats};
+use crate::{devices, path, tree};
+
+/// A container's cgroup: one open directory in each hierarchy.
+#[derive(Debug)]
+pub struct Cgroup {
+    layout: Layout,
+    path: PathBuf,
+    /// In the order of the layout's hierarchies.
+    dirs: Vec<Dir>,
+    stats: Mutex<stats::Reader>,
+}
+
+/// What a mount of `/sys/fs/cgroup` inside the container is made of: one entry for each hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountSource {
+    /// The directory's name below `/sys/fs/cgroup`, such as `cpu,cpuacct`; empty when there is only one tree.
+    pub name: String,
+    /// The container's own directory as the host sees it.
+    pub path: PathBuf,
+    /// Symbolic links to `name` beside it, such as `cpu` and `cpuacct`.
+    pub links: Vec<String>,
+    /// Whether it is cgroup v2.
+    pub unified: bool,
+}
+
+impl Cgroup {
+    /// Makes the directories, top-down, and writes limits and device rules before anybody is inside. An existing
+    /// directory is used when it is empty and not frozen. The second value is what was refused and did not
+    /// have to be.
+    ///
+    /// # Errors
+    /// [`Error`]; whatever was made is gone again then.
+    pub fn create(layout: &Layout, path: &CgroupPath, resources: &Resources) -> Result<(Self, Vec<Refused>)> {
+        let path = path::resolve(path)?;
+        let mut made = tree::Made::new(layout);
+        let mut refused = Vec::new();
+        let mut dirs = Vec::with_capacity(layout.hierarchies().len());
+        let mut fresh = true;
+        for (index, hierarchy) in layout.hierarchies().iter().enumerate() {
+            let new = made.make(index, &path)?;
+            let place = || format!("open {}", hierarchy.mount_point().join(&path).display());
+            let dir = hierarchy.root().open_dir(&path).call(place)?;
+            if !new {
+                refuse_used(&dir, &path)?;
+                fresh = false;
+            }
+            if hierarchy.is_unified() {
+                refused = tree::enable(hierarchy, path.parent().unwrap_or(Path::new("")));
+            }
+            if hierarchy.controllers().contains(&Controller::Cpuset) {
+                let given = |list: &Option<String>| list.as_ref().is_some_and(|list| !list.is_empty());
+                let given = [given(&resources.cpu.cpus), given(&resources.cpu.mems)];
+                tree::fill_cpuset(hierarchy, &path, given)?;
+            }
+            dirs.push(dir);
+        }
+        let cgroup = Self { layout: layout.clone(), path, dirs, stats: Mutex::default() };
+        cgroup.limit(resources, fresh, &mut refused)?;
+        made.keep();
+        Ok((cgroup, refused))
+    }
+
+    fn limit(&self, resources: &Resources, fresh: bool, refused: &mut Vec<Refused>) -> Result<()> {
+        let view = View { cgroup: self, fresh, blocked: refused };
+        let mut more = limits::draft(self.layout.is_unified(), resources, &view)?.apply(&view)?;
+        more.extend(self.check_cpuset(resources));
+        more.extend(self.apply_devices(resources, fresh)?);
+        refused.append(&mut more);
+        Ok(())
+    }
+
+    fn apply_devices(&self, resources: &Resources, fresh: bool) -> Result<Option<Refused>> {
+        if let Some(dir) = self.v1(Controller::Devices) {
+            return devices::apply_v1(&resources.devices, dir, &self.host_path(Controller::Devices));
+        }
+        match self.unified() {
+            Some(dir) => devices::apply_v2(&resources.devices, dir, &self.path, fresh),
+            None => Err(self.no_controller("device rules", Controller::Devices, &[])),
+        }
+    }
+
+    /// The directories of a container whose shim is gone; `None` when there is none in any hierarchy. A hierarchy
+    /// without the directory is left out, so that what remains can be killed and removed.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] when one is there and cannot be opened.
+    pub fn open(layout: &Layout, path: &CgroupPath) -> Result<Option<Self>> {
+        let path = path::resolve(path)?;
+        let mut dirs = Vec::with_capacity(layout.hierarchies().len());
+        let mut kept = Vec::new();
+        for (index, hierarchy) in layout.hierarchies().iter().enumerate() {
+            match hierarchy.root().open_dir(&path) {
+                Ok(dir) => {
+                    dirs.push(dir);
+                    kept.push(index);
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    let place = hierarchy.mount_point().join(&path);
+                    return Err(dunnage_sys::Error::new(format!("open {}", place.display()), errno).into());
+                }
+            }
+        }
+        if dirs.is_empty() {
+            return Ok(None);
+        }
+        let layout = layout.only(&kept);
+        Ok(Some(Self { layout, path, dirs, stats: Mutex::default() }))
+    }
+
+    /// The path relative to the root of every hierarchy, without a leading `/`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory for `CLONE_INTO_CGROUP`: the only one on v2, the unified one on hybrid, none on legacy.
+    #[must_use]
+    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+        let last = self.layout.hierarchies().last()?;
+        if last.is_unified() { self.dirs.last().map(AsFd::as_fd) } else { None }
+    }
+
+    /// What the container's own mount of `/sys/fs/cgroup` shows, the unified tree last.
+    #[must_use]
+    pub fn mount_sources(&self) -> Vec<MountSource> {
+        let source = |hierarchy: &Arc<Hierarchy>| MountSource {
+            name: hierarchy.name().to_owned(),
+            path: hierarchy.mount_point().join(&self.path),
+            links: match hierarchy.name().split_once(',') {
+                Some(_) => hierarchy.name().split(',').map(str::to_owned).collect(),
+                None => Vec::new(),
+            },
+            unified: hierarchy.is_unified(),
+        };
+        self.layout.hierarchies().iter().map(source).collect()
+    }
+
+    /// Changes limits: only values that differ are written, in an order that the kernel accepts, and all are taken
+    /// back when one fails. Device rules stay as they were at creation: programs and devices that others have
+    /// added since must survive.
+    ///
+    /// # Errors
+    /// The first write that failed, or a contradiction in `resources`.
+    pub fn update(&self, resources: &Resources) -> Result<Vec<Refused>> {
+        let view = View { cgroup: self, fresh: false, blocked: &[] };
+        let mut refused = limits::draft(self.layout.is_unified(), resources, &view)?.apply(&view)?;
+        refused.extend(self.check_cpuset(resources));
+        Ok(refused)
+    }
+
+    /// Writes a value that nobody asked for and that may fail: what a policy adds. Nothing is written when the file
+    /// says so already.
+    #[must_use]
+    pub fn try_write(
+        &self,
+        controller: Controller,
+        file: &str,
+        value: &str,
+        what: &'static str,
+    ) -> Option<Refused> {
+        let refused = |errno| Some(Refused { file: file.to_owned(), value: value.to_owned(), errno, what });
+        let Some(dir) = self.dir(controller) else { return refused(Errno::NOENT) };
+        let mut text = Vec::new();
+        match dir.read(file, &mut text) {
+            Ok(()) if text.trim_ascii() == value.as_bytes() => None,
+            // Some files can only be written.
+            Ok(()) | Err(Errno::INVAL | Errno::ACCESS) => dir.write(file, value).err().and_then(refused),
+            Err(errno) => refused(errno),
+        }
+    }
+
+    /// Everything the statistics messages of containerd have; an absent file is an absent value. Descriptors
+    /// stay open between calls.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        // A panic while reading leaves nothing half-done that the next reading would trust.
+        let mut reader = self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let dir = |controller| self.dir(controller);
+        if self.layout.is_unified() { Stats::V2(reader.v2(&dir)) } else { Stats::V1(reader.v1(&dir)) }
+    }
+
+    /// v2 accepts CPUs that the parent does not have and then uses the parent's.
+    fn check_cpuset(&self, resources: &Resources) -> Option<Refused> {
+        let wanted = resources.cpu.cpus.as_ref().filter(|_| self.layout.is_unified())?;
+        let mut text = Vec::new();
+        self.dir(Controller::Cpuset)?.read("cpuset.cpus.effective", &mut text).ok()?;
+        limits::differs(wanted, str::from_utf8(&text).ok()?).then(|| Refused {
+            file: "cpuset.cpus".to_owned(),
+            value: wanted.clone(),
+            errno: Errno::RANGE,
+            what: "the parent does not have all of these CPUs; the kernel uses others",
+        })
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Each hierarchy with the container's directory in it.
+    pub(crate) fn members(&self) -> impl DoubleEndedIterator<Item = (&Hierarchy, &Dir)> {
+        self.layout.hierarchies().iter().map(AsRef::as_ref).zip(&self.dirs)
+    }
+
+    /// The unified directory, also of a hybrid machine.
+    pub(crate) fn unified(&self) -> Option<&Dir> {
+        let last = self.layout.hierarchies().last()?;
+        if last.is_unified() { self.dirs.last() } else { None }
+    }
+
+    /// The directory in the v1 hierarchy of a controller.
+    pub(crate) fn v1(&self, controller: Controller) -> Option<&Dir> {
+        let mut members = self.members();
+        members.find(|(hierarchy, _)| hierarchy.controllers().contains(&controller)).map(|(_, dir)| dir)
+    }
+
+    /// Where the files of a controller are, if anywhere.
+    pub(crate) fn dir(&self, controller: Controller) -> Option<&Dir> {
+        self.v1(controller).or_else(|| self.unified())
+    }
+
+    /// For messages.
+    pub(crate) fn host_path(&self, controller: Controller) -> PathBuf {
+        let hierarchies = self.layout.hierarchies();
+        let of = hierarchies.iter().find(|hierarchy| hierarchy.controllers().contains(&controller));
+        of.or_else(|| hierarchies.last()).map_or(self.path.clone(), |of| of.mount_point().join(&self.path))
+    }
+
+    pub(crate) fn no_controller(&self, wanted: &str, controller: Controller, blocked: &[Refused]) -> Error {
+        let value = format!("+{controller}");
+        let reason = blocked.iter().find(|refused| refused.value == value);
+        let reason = reason.map_or(String::new(), |refused| {
+            let Refused { file, value, errno, .. } = refused;
+            format!(": write {value} to {file}: {}", dunnage_sys::error::Named(*errno))
+        });
+        let place = self.host_path(controller);
+        Error::NoController { wanted: wanted.to_owned(), controller, place, reason }
+    }
+
+    pub(crate) fn number(&self, controller: Controller, file: &str) -> Option<u64> {
+        let mut text = Vec::new();
+        self.dir(controller)?.read(file, &mut text).ok()?;
+        str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
+    }
+}
+
+/// An existing directory can be used when nobody is in it and nothing would stop who joins.
+fn refuse_used(dir: &Dir, path: &Path) -> Result<()> {
+    let (mut text, mut pids) = (Vec::new(), Vec::new());
+    tree::processes(dir, &mut text, &mut pids).call(|| format!("read cgroup.procs of {}", path.display()))?;
+    if !pids.is_empty() {
+        return Err(Error::NotEmpty { path: path.to_path_buf(), processes: pids.len() });
+    }
+    for (file, frozen) in [("cgroup.freeze", "1"), ("freezer.state", "FROZEN")] {
+        // Only one of the two exists, and neither in most hierarchies.
+        if dir.read(file, &mut text).is_ok() && text.trim_ascii() == frozen.as_bytes() {
+            return Err(Error::Frozen(path.to_path_buf()));
+        }
+    }
+    Ok(())
+}
+
+/// A cgroup as the limits see it.
+struct View<'a> {
+    cgroup: &'a Cgroup,
+    fresh: bool,
+    /// Controllers that could not be enabled, for the message of a limit that needs one.
+    blocked: &'a [Refused],
+}
+
+impl Live for View<'_> {
+    fn seen(&self, controller: Controller, file: &str) -> Result<Seen> {
+        if self.fresh {
+            return Ok(Seen::Default);
+        }
+        let Some(dir) = self.cgroup.dir(controller) else { return Ok(Seen::Absent) };
+        let mut text = Vec::new();
+        match dir.read(file, &mut text) {
+            Ok(()) => Ok(Seen::Text(String::from_utf8_lossy(text.trim_ascii()).into_owned())),
+            // Files that can only be written say EINVAL.
+            Err(Errno::NOENT | Errno::OPNOTSUPP | Errno::INVAL) => Ok(Seen::Absent),
+            Err(errno) => {
+                let place = self.cgroup.host_path(controller).join(file);
+                Err(dunnage_sys::Error::new(format!("read {}", place.display()), errno).into())
+            }
+        }
+    }
+
+    fn exists(&self, controller: Controller, file: &str) -> bool {
+        self.cgroup.dir(controller).is_some_and(|dir| dir.open_name(file).is_ok())
+    }
+}
+
+impl Target for View<'_> {
+    fn write(&self, write: &Write, value: &str) -> Result<(), Errno> {
+        let dir = self.cgroup.dir(write.controller).ok_or(Errno::NOENT)?;
+        dir.write(write.file.as_ref(), value)
+    }
+
+    fn explain(&self, write: &Write, errno: Errno) -> Error {
+        let Write { controller, file, value, .. } = write;
+        let place = self.cgroup.host_path(*controller).join(file.as_ref());
+        let call = dunnage_sys::Error::new(format!("write {value} to {}", place.display()), errno);
+        let usage = |file: &str| self.cgroup.number(Controller::Memory, file).unwrap_or(0);
+        let reason = match errno {
+            Errno::NOENT if !self.has(*controller) => {
+                return self.cgroup.no_controller(file, *controller, self.blocked);
+            }
+            Errno::NOENT => "this kernel has no such file".to_owned(),
+            Errno::BUSY if *controller == Controller::Memory => format!(
+                "in use are {} bytes, at most there were {}",
+                usage("memory.usage_in_bytes"),
+                usage("memory.max_usage_in_bytes")
+            ),
+            Errno::ACCESS | Errno::INVAL | Errno::NOSPC if *controller == Controller::Cpuset => {
+                "it is not a part of what the parent cgroup has".to_owned()
+            }
+            Errno::INVAL if *controller == Controller::Cpu && self.cgroup.layout.mode() != Mode::Unified => {
+                "a parent cgroup has less CPU time, or a child more".to_owned()
+            }
+            _ => return call.into(),
+        };
+        Error::Explained { call, reason }
+    }
+}
+
+impl View<'_> {
+    fn has(&self, controller: Controller) -> bool {
+        if self.cgroup.v1(controller).is_some() {
+            return true;
+        }
+        let mut text = Vec::new();
+        let dir = self.cgroup.unified();
+        dir.is_some_and(|dir| dir.read("cgroup.controllers", &mut text).is_ok())
+            && String::from_utf8_lossy(&text).split_whitespace().any(|name| name == controller.name())
+    }
+}
