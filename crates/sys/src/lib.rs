@@ -13,6 +13,7 @@ pub mod classic_mount;
 pub mod clone;
 pub mod error;
 pub mod eventfd;
+pub mod fifo;
 pub mod flock;
 pub mod identity;
 pub mod image_file;

@@ -31,15 +31,6 @@ pub fn become_undumpable() -> Result<()> {
         .call(|| "prctl PR_SET_DUMPABLE 0")
 }
 
-/// Keeps this process on small pages: one huge page would be most of a shim's memory (prctl(2),
-/// `PR_SET_THP_DISABLE`). Children inherit it; `execve` keeps it.
-///
-/// # Errors
-/// None that Linux documents.
-pub fn disable_huge_pages(disable: bool) -> Result<()> {
-    rustix::thread::disable_transparent_huge_pages(disable).call(|| "prctl PR_SET_THP_DISABLE")
-}
-
 /// Name of this thread as `ps` and `/proc/<pid>/comm` show it; the kernel keeps 15 bytes.
 ///
 /// # Errors

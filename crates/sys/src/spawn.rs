@@ -20,7 +20,7 @@ pub const LISTENER: RawFd = 3;
 /// Numbers from here on are out of the way of those the child sets up.
 const OUT_OF_THE_WAY: RawFd = 10;
 
-/// A process to start: in a session of its own, its streams on `/dev/null`.
+/// A process to start: in a session of its own, in `/`, its streams on `/dev/null`.
 #[derive(Debug)]
 pub struct Detached<'a> {
     /// The program, open in any way, also `O_PATH`.
@@ -109,17 +109,19 @@ impl Detached<'_> {
 enum Step {
     Signals,
     Session,
+    Directory,
     Descriptors,
     Execute,
 }
 
 impl Step {
-    const ALL: [Self; 4] = [Self::Signals, Self::Session, Self::Descriptors, Self::Execute];
+    const ALL: [Self; 5] = [Self::Signals, Self::Session, Self::Directory, Self::Descriptors, Self::Execute];
 
     fn name(self) -> &'static str {
         match self {
             Self::Signals => "reset signals of the serving process",
             Self::Session => "setsid of the serving process",
+            Self::Directory => "chdir / of the serving process",
             Self::Descriptors => "dup descriptors of the serving process",
             Self::Execute => "execve the serving process",
         }
@@ -147,6 +149,7 @@ impl Child {
         let descriptors = |errno| (Step::Descriptors, errno);
         signal::reset().map_err(|errno| (Step::Signals, errno))?;
         rustix::process::setsid().map_err(|errno| (Step::Session, errno))?;
+        rustix::process::chdir(c"/").map_err(|errno| (Step::Directory, errno))?;
         // Whoever started us may have left descriptors open without CLOEXEC; a shim would keep them for days.
         alone
             .close_all_but(
@@ -212,7 +215,7 @@ mod tests {
         rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
         // Written beside and renamed, so that the file appears whole.
         let script = format!(
-            "exec > {0}.new; ls -l /proc/$$/fd; cut -d' ' -f6 /proc/$$/stat; echo $$ $WORD $0; mv {0}.new {0}",
+            "exec > {0}.new; ls -l /proc/$$/fd; cut -d' ' -f6 /proc/$$/stat; echo $$ $WORD $0 $(pwd -P); mv {0}.new {0}",
             out.display()
         );
         let shell = open("/bin/sh");
@@ -228,7 +231,7 @@ mod tests {
         assert_eq!(text.matches("/dev/null").count(), 2, "{text}");
         assert!(text.contains("3 -> socket:") && !text.contains("/dev/zero"), "{text}");
         let mut last = text.lines().rev();
-        assert_eq!(last.next().unwrap(), format!("{pid} word name"));
+        assert_eq!(last.next().unwrap(), format!("{pid} word name /"));
         assert_eq!(last.next().unwrap(), pid.to_string(), "the session is not its own");
         drop(leak);
     }
