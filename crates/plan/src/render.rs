@@ -389,7 +389,8 @@ fn superblock_words(superblock: Superblock) -> impl Iterator<Item = String> {
         (iversion, "iversion"),
     ]
     .into_iter()
-    .filter_map(|(wanted, word)| wanted.then(|| word.to_owned()))
+    .filter(|(wanted, _)| *wanted)
+    .map(|(_, word)| word.to_owned())
 }
 
 /// `rslave`, `private`.
