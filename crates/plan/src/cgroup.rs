@@ -12,9 +12,9 @@ use dunnage_spec::namespace::Namespace;
 
 use crate::attributes::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use crate::draft::Draft;
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::facts::{CgroupMount, RootfsFacts};
-use crate::mounts::Entry;
 use crate::step::{FileSystem, Missing, MountAttributes, Step, Target};
 use crate::text;
 

@@ -12,6 +12,7 @@ mod attributes;
 mod cgroup;
 mod devices;
 mod draft;
+mod entry;
 mod environment;
 mod error;
 pub mod facts;

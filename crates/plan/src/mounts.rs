@@ -4,32 +4,16 @@ use std::ffi::CString;
 use std::path::Path;
 
 use dunnage_spec::Spec;
-use dunnage_spec::mount::{Mount, MountSource, Superblock};
+use dunnage_spec::mount::{MountSource, Superblock};
 use dunnage_spec::namespace::{Namespace, Namespaces};
 
 use crate::attributes::{self, RDONLY};
 use crate::draft::Draft;
+use crate::entry::Entry;
 use crate::error::Error;
 use crate::facts::{HostFacts, RootfsFacts};
 use crate::step::{FileSystem, Missing, Phase, Step, Target};
 use crate::{cgroup, text};
-
-/// One mount and its place in the spec, which errors name.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry<'a> {
-    pub(crate) index: usize,
-    pub(crate) mount: &'a Mount,
-}
-
-impl Entry<'_> {
-    pub(crate) fn field(&self, name: &str) -> String {
-        format!("mounts[{}].{name}", self.index)
-    }
-
-    pub(crate) fn target(&self, missing: Missing) -> Result<Target, Error> {
-        Ok(Target { path: text::relative(self.field("destination"), &self.mount.destination)?, missing })
-    }
-}
 
 /// All of them. Gives those that must become read-only later ([`crate::rootfs::seal`]): a mount point or a
 /// node cannot be made below a read-only mount.
