@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  parent                              child
-//!  spawn: open slots, clone3 ────────▶ Isolate (JoinCgroups: the child joins by itself)
+//!  spawn: open slots, clone3 ────────▶ Isolate
 //!                                      Rootfs … Identity
 //!  poll_created ◀── terminal, created  Ready
 //!  start ────────────────────────────▶ (AwaitStart)
@@ -14,13 +14,19 @@
 //! own words. Dropping a [`Newborn`] before it is released kills and reaps the child, and the kernel takes its
 //! namespaces and mounts apart: nothing is left behind.
 //!
-//! Does not read a spec: what is not in the [`dunnage_plan::Plan`] does not happen. Leaves cgroups to the
+//! Does not read a spec: what is not in the [`dunnage_plan::Plan`] does not happen. Leaves making cgroups to the
 //! caller.
 #![forbid(unsafe_code)]
 
 mod birth;
+mod child;
 mod error;
+pub mod fault;
+mod interpreter;
 mod newborn;
+mod slots;
+mod text;
+mod wire;
 
 pub use birth::{Birth, Streams, spawn};
 pub use error::{Error, ErrorKind};

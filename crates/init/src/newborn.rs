@@ -1,11 +1,15 @@
 //! A child between its clone and its program.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dunnage_sys::pidfd::Pid;
+use dunnage_plan::step::Program;
+use dunnage_plan::{Plan, Step};
+use dunnage_sys::pidfd::{self, Pid, Signal};
+use dunnage_sys::{Call, Errno, message};
 
 use crate::Error;
+use crate::wire::{self, Record};
 
 /// What a created process brings along.
 #[derive(Debug, Default)]
@@ -17,27 +21,58 @@ pub struct Created {
 /// A child that executes its plan. Dropping it kills and reaps the child.
 #[derive(Debug)]
 pub struct Newborn {
-    pid: Pid,
-    pidfd: OwnedFd,
+    /// `None` once released.
+    child: Option<(Pid, OwnedFd)>,
     socket: OwnedFd,
+    /// The plan without its secrets, for the words of an error.
+    plan: Plan,
     born_in_cgroup: bool,
+    awaits_start: bool,
+    created: bool,
+    executing: bool,
+    terminal: Option<OwnedFd>,
+}
+
+/// What the child said.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Created,
+    /// End of file: it executes its program, or is dead.
+    End,
 }
 
 impl Newborn {
+    pub(crate) fn new(child: (Pid, OwnedFd), socket: OwnedFd, plan: &Plan, born_in_cgroup: bool) -> Self {
+        Self {
+            child: Some(child),
+            socket,
+            plan: without_arguments(plan),
+            born_in_cgroup,
+            awaits_start: plan.steps.iter().any(|planned| planned.step == Step::AwaitStart),
+            created: false,
+            executing: false,
+            terminal: None,
+        }
+    }
+
+    fn child(&self) -> &(Pid, OwnedFd) {
+        self.child.as_ref().expect("only `release` takes the child, and it takes `self`")
+    }
+
     /// In the pid namespace of the parent.
     #[must_use]
     pub fn pid(&self) -> Pid {
-        self.pid
+        self.child().0
     }
 
     /// Opened by the clone itself; readable when the process has ended.
     #[must_use]
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.child().1.as_fd()
     }
 
-    /// Whether the clone put it into [`crate::Birth::clone_into`]. If not, the caller writes its pid to
-    /// `cgroup.procs` before [`Self::place`].
+    /// Whether the clone put it into [`crate::Birth::clone_into`]. If not, it moved itself there, which waits
+    /// for an RCU grace period: the kernel is older than 5.7, or the state of the cgroup did not allow it.
     #[must_use]
     pub fn born_in_cgroup(&self) -> bool {
         self.born_in_cgroup
@@ -48,15 +83,22 @@ impl Newborn {
     /// # Errors
     /// The step that failed, or how the child died.
     pub fn poll_created(&mut self) -> Result<Option<Created>, Error> {
-        Err(Error::unfinished())
+        if !self.created {
+            match self.news()? {
+                None => return Ok(None),
+                Some(News::Created) => self.created = true,
+                Some(News::End) => return Err(self.death()),
+            }
+        }
+        Ok(Some(Created { terminal: self.terminal.take() }))
     }
 
-    /// Opens the gate: the child executes its program.
+    /// Opens the gate: the child executes its program. Does nothing when it does not wait for that.
     ///
     /// # Errors
-    /// The child is gone.
+    /// The step that failed, or how the child died.
     pub fn start(&mut self) -> Result<(), Error> {
-        Err(Error::unfinished())
+        if std::mem::take(&mut self.awaits_start) { self.go() } else { Ok(()) }
     }
 
     /// Whether `execve` succeeded; does not block. `false`: not yet.
@@ -64,7 +106,15 @@ impl Newborn {
     /// # Errors
     /// As [`Self::poll_created`].
     pub fn poll_started(&mut self) -> Result<bool, Error> {
-        Err(Error::unfinished())
+        loop {
+            match self.news()? {
+                None => return Ok(false),
+                Some(News::Created) => self.created = true,
+                // A signal may have ended it in the middle of execve; then the pidfd tells.
+                Some(News::End) if self.executing => return Ok(true),
+                Some(News::End) => return Err(self.death()),
+            }
+        }
     }
 
     /// [`Self::poll_created`], waiting.
@@ -72,8 +122,13 @@ impl Newborn {
     /// # Errors
     /// Also when `timeout` has passed.
     pub fn wait_created(&mut self, timeout: Duration) -> Result<Created, Error> {
-        let _ = timeout;
-        Err(Error::unfinished())
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.poll_created()? {
+                Some(created) => return Ok(created),
+                None => self.await_news(deadline, "created")?,
+            }
+        }
     }
 
     /// [`Self::poll_started`], waiting.
@@ -81,14 +136,80 @@ impl Newborn {
     /// # Errors
     /// Also when `timeout` has passed.
     pub fn wait_started(&mut self, timeout: Duration) -> Result<(), Error> {
-        let _ = timeout;
-        Err(Error::unfinished())
+        let deadline = Instant::now() + timeout;
+        while !self.poll_started()? {
+            self.await_news(deadline, "started")?;
+        }
+        Ok(())
     }
 
     /// Hands the running process over, once it is started.
     #[must_use]
-    pub fn release(self) -> (Pid, OwnedFd) {
-        (self.pid, self.pidfd)
+    pub fn release(mut self) -> (Pid, OwnedFd) {
+        self.child.take().expect("only `release` takes the child, and it takes `self`")
+    }
+
+    fn await_news(&self, deadline: Instant, state: &str) -> Result<(), Error> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if message::await_readable(&self.socket, left).call(|| "poll the socket of the child")? {
+            Ok(())
+        } else {
+            Err(Error::late(state))
+        }
+    }
+
+    fn go(&mut self) -> Result<(), Error> {
+        match message::send(&self.socket, &[wire::GO]) {
+            Ok(()) => Ok(()),
+            // It is dead, and has perhaps said why.
+            Err(Errno::PIPE | Errno::CONNRESET) => {
+                while self.news()?.is_some_and(|news| news != News::End) {}
+                Err(self.death())
+            }
+            Err(errno) => Ok(Err(errno).call(|| "send to the child")?),
+        }
+    }
+
+    /// The next thing that changes anything; `None` when there is nothing yet.
+    fn news(&mut self) -> Result<Option<News>, Error> {
+        let mut buffer = [0; wire::LONGEST];
+        loop {
+            let (length, descriptor) = match message::receive(&self.socket, &mut buffer) {
+                Ok(received) => received,
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::CONNRESET) => (0, None),
+                Err(errno) => return Ok(Err(errno).call(|| "receive from the child")?),
+            };
+            match buffer.get(..length) {
+                None | Some([]) => return Ok(Some(News::End)),
+                Some([wire::CREATED]) => return Ok(Some(News::Created)),
+                Some([wire::EXECUTING]) => self.executing = true,
+                Some([wire::TERMINAL]) => self.terminal = descriptor,
+                Some(message) => return Err(self.failure(message)),
+            }
+        }
+    }
+
+    fn failure(&self, message: &[u8]) -> Error {
+        match Record::decode(message) {
+            Some(record) => Error::from_record(&record, &self.plan, self.pid()),
+            None => Error::strange(message),
+        }
+    }
+
+    /// Nothing more will come from the child: it is dying or dead.
+    fn death(&self) -> Error {
+        Error::death(pidfd::await_exit(self.pidfd()).ok(), self.created)
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        if let Some((_, pidfd)) = &self.child {
+            // Both fail only when somebody else has ended and reaped it.
+            let _ = pidfd::send_signal(pidfd, Signal::KILL);
+            let _ = pidfd::reap(pidfd);
+        }
     }
 }
 
@@ -96,5 +217,22 @@ impl Newborn {
 impl AsFd for Newborn {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// The environment holds secrets, and can be long.
+fn without_arguments(plan: &Plan) -> Plan {
+    let program = plan.program.as_ref().map(|program| Program {
+        name: program.name.clone(),
+        candidates: program.candidates.clone(),
+        args: Vec::new(),
+        env: Vec::new(),
+    });
+    Plan {
+        new_namespaces: plan.new_namespaces.clone(),
+        pid_namespace: plan.pid_namespace,
+        slots: plan.slots.clone(),
+        steps: plan.steps.clone(),
+        program,
     }
 }

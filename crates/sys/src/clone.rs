@@ -3,7 +3,6 @@
 //! Owns the call and the [`Alone`] token. The child is a copy of one thread: whatever lock another thread held
 //! stays locked in it for ever, so it must not allocate, lock, panic or return (architecture, decision 1).
 
-use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -48,7 +47,8 @@ pub struct Alone(PhantomData<*const ()>);
 /// `run` in it with all signals blocked and all handlers cleared. Gives the pid and the pidfd; the exit signal
 /// is `SIGCHLD`.
 ///
-/// `run` must not allocate, lock or panic, and end with `execve` or [`exit`].
+/// `run` must not allocate, lock or panic, and should end with `execve` or [`exit`]; a child that returns from
+/// it exits with status 134.
 ///
 /// # Errors
 /// As clone(2). With `cgroup`: `EOPNOTSUPP` when its domain is invalid or threaded, `EBUSY` when it has
@@ -57,7 +57,7 @@ pub struct Alone(PhantomData<*const ()>);
 pub fn child(
     new: Kinds,
     cgroup: Option<BorrowedFd<'_>>,
-    run: impl FnOnce(Alone) -> Infallible,
+    run: impl FnOnce(Alone),
 ) -> Result<(Pid, OwnedFd), Errno> {
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
@@ -76,7 +76,8 @@ pub fn child(
     // has copies of memory and descriptors, so nothing it does is seen here; it never returns from `run`.
     let returned = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     if returned == 0 {
-        let _unwinding = ExitOnUnwind;
+        // Whether it returns or unwinds, the child never goes on with the parent's code.
+        let _end = Exit;
         run(Alone(PhantomData));
     }
     drop(blocked);
@@ -86,17 +87,16 @@ pub fn child(
     Ok((pid, pidfd))
 }
 
-/// A panic in the child must never unwind into the parent's code.
-struct ExitOnUnwind;
+struct Exit;
 
-impl Drop for ExitOnUnwind {
+impl Drop for Exit {
     fn drop(&mut self) {
         exit(134);
     }
 }
 
 /// `exit_group`, without what libc does at exit.
-pub fn exit(status: u8) -> Infallible {
+pub fn exit(status: u8) -> ! {
     loop {
         // SAFETY: the call has no precondition; it does not return.
         unsafe { libc::syscall(libc::SYS_exit_group, i32::from(status)) };
@@ -104,19 +104,25 @@ pub fn exit(status: u8) -> Infallible {
 }
 
 impl Alone {
-    /// Really closes every descriptor from 3 up that is not in `keep`, which is sorted here.
+    /// Really closes every descriptor from 3 up that is not in `keep`.
     ///
     /// # Errors
-    /// `ENOSYS` before 5.9, or whatever a seccomp filter answers.
-    pub fn close_all_but(&self, keep: &mut [RawFd]) -> Result<(), Errno> {
-        // Heap sort and the like would do as well; these are a handful.
-        keep.sort_unstable();
+    /// `ENOSYS` before 5.9, or whatever a seccomp filter answers; `E2BIG` to keep more than 320.
+    pub fn close_all_but<'a>(&self, keep: impl Iterator<Item = BorrowedFd<'a>>) -> Result<(), Errno> {
+        let mut numbers = [0; 320];
+        let mut count = 0;
+        for fd in keep {
+            *numbers.get_mut(count).ok_or(Errno::TOOBIG)? = fd.as_raw_fd();
+            count += 1;
+        }
+        let numbers = &mut numbers[..count];
+        numbers.sort_unstable();
         let mut next: RawFd = 3;
-        for &kept in keep.iter().filter(|&&fd| fd >= 3) {
+        for &mut kept in numbers {
             if kept > next {
                 close_range(next, kept - 1)?;
             }
-            next = next.max(kept.saturating_add(1));
+            next = next.max(kept + 1);
         }
         close_range(next, RawFd::MAX)
     }
@@ -173,6 +179,8 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use crate::pidfd::{Exit, reap};
 
@@ -188,7 +196,7 @@ mod tests {
         let lost = std::fs::File::open("/dev/null").unwrap();
         let (kept_fd, lost_fd) = (kept.as_raw_fd(), lost.as_raw_fd());
         let (_, pidfd) = child(Kinds::empty(), None, |alone| {
-            let closed = alone.close_all_but(&mut [kept_fd]).is_ok();
+            let closed = alone.close_all_but([kept.as_fd()].into_iter()).is_ok();
             let open = |fd| {
                 // SAFETY: fcntl(F_GETFD) only looks whether the number is open.
                 let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };

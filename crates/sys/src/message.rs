@@ -7,7 +7,9 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -61,6 +63,22 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Option<Ow
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
             Ok(received) => return Ok((received.bytes, first_descriptor(&mut control))),
+        }
+    }
+}
+
+/// Waits until there is something to receive, the end of file too; `false` when `timeout` passed first.
+///
+/// # Errors
+/// None that a correct kernel gives.
+pub fn await_readable(socket: impl AsFd, timeout: Duration) -> Result<bool, Errno> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(|_| Errno::INVAL)?;
+        match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout)) {
+            Err(Errno::INTR) => {}
+            result => return result.map(|ready| ready > 0),
         }
     }
 }

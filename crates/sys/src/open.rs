@@ -12,7 +12,8 @@ use crate::Errno;
 use crate::raw::outcome;
 
 pub use rustix::fs::{
-    Access, Mode, OFlags, Stat, accessat, fstat, fstatfs, makedev, mkdirat, readlinkat_raw, statat, symlinkat,
+    Access, Mode, OFlags, Stat, accessat, fstat, fstatfs, major, makedev, mkdirat, readlinkat_raw, statat,
+    symlinkat,
 };
 pub use rustix::io::{close, fcntl_dupfd_cloexec, read, write};
 
@@ -127,4 +128,42 @@ pub fn may_execute(path: &CStr) -> Result<(), Errno> {
 /// As stat(2).
 pub fn stat(path: &CStr) -> Result<Stat, Errno> {
     statat(CWD, path, AtFlags::empty())
+}
+
+/// Opens the file `name` of a directory of the host.
+///
+/// # Errors
+/// As open(2).
+pub fn within(directory: impl AsFd, name: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(directory, name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// The directory above an open one; that of the root is the root.
+///
+/// # Errors
+/// As open(2).
+pub fn above(directory: impl AsFd) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, c"..", flags, Mode::empty())
+}
+
+/// `chmod` of a path of the host, symlinks followed.
+///
+/// # Errors
+/// As chmod(2).
+pub fn set_mode_of_path(path: &CStr, mode: u32) -> Result<(), Errno> {
+    rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(mode), AtFlags::empty())
+}
+
+/// The number of a descriptor, for a name below `/proc/self/fd`.
+pub fn number(fd: impl AsFd) -> u32 {
+    fd.as_fd().as_raw_fd().unsigned_abs()
+}
+
+/// The same file with a number above those of the standard streams, which are about to be replaced.
+///
+/// # Errors
+/// `EMFILE`.
+pub fn above_streams(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(fd, 3) }
 }

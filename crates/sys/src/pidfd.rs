@@ -78,6 +78,20 @@ pub fn reap(pidfd: impl AsFd) -> std::result::Result<Exit, Errno> {
     }
 }
 
+/// Waits until the child has ended, and leaves the zombie to whoever reaps it.
+///
+/// # Errors
+/// As [`try_reap`].
+pub fn await_exit(pidfd: impl AsFd) -> std::result::Result<Exit, Errno> {
+    loop {
+        match wait_with(pidfd.as_fd(), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Ok(Some(exit)) => return Ok(exit),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 fn wait_with(pidfd: impl AsFd, options: WaitIdOptions) -> std::result::Result<Option<Exit>, Errno> {
     Ok(waitid(WaitId::PidFd(pidfd.as_fd()), options)?.and_then(|status| exit(&status)))
 }

@@ -56,19 +56,3 @@ pub fn raise_loopback() -> Result<(), Errno> {
     // SAFETY: SIOCSIFFLAGS reads a struct ifreq, which outlives the call.
     outcome_of_int(unsafe { libc::ioctl(socket, libc::SIOCSIFFLAGS, request) }).map(drop)
 }
-
-/// Whether the child that is to be waited for ended before it executed any program: the kernel keeps
-/// `PF_FORKNOEXEC` in the flags of the zombie (proc_pid_stat(5), sched.h).
-///
-/// # Errors
-/// `ENOENT` when it has been waited for, or /proc is not mounted.
-pub fn never_executed(pid: rustix::process::Pid) -> crate::Result<bool> {
-    use crate::Call;
-    const PF_FORKNOEXEC: u64 = 0x40;
-    let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(&path).call(|| format!("read {path}"))?;
-    // The name in parentheses may hold anything; flags are the seventh field after it.
-    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-    let flags: u64 = after.split_whitespace().nth(6).and_then(|flags| flags.parse().ok()).unwrap_or_default();
-    Ok(flags & PF_FORKNOEXEC != 0)
-}
