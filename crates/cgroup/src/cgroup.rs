@@ -104,11 +104,11 @@ impl Cgroup {
         let path = path::resolve(path)?;
         let mut dirs = Vec::with_capacity(layout.hierarchies().len());
         let mut kept = Vec::new();
-        for (index, hierarchy) in layout.hierarchies().iter().enumerate() {
+        for hierarchy in layout.hierarchies() {
             match hierarchy.root().open_dir(&path) {
                 Ok(dir) => {
                     dirs.push(dir);
-                    kept.push(index);
+                    kept.push(hierarchy.mount_point());
                 }
                 Err(Errno::NOENT) => {}
                 Err(errno) => {
@@ -120,7 +120,7 @@ impl Cgroup {
         if dirs.is_empty() {
             return Ok(None);
         }
-        let layout = layout.only(&kept);
+        let layout = layout.only(|hierarchy| kept.contains(&hierarchy.mount_point()))?;
         Ok(Some(Self { layout, path, dirs, stats: Mutex::default() }))
     }
 
@@ -349,5 +349,128 @@ impl View<'_> {
         let dir = self.cgroup.unified();
         dir.is_some_and(|dir| dir.read("cgroup.controllers", &mut text).is_ok())
             && String::from_utf8_lossy(&text).split_whitespace().any(|name| name == controller.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use dunnage_spec::resources::Limit;
+
+    use super::*;
+
+    fn container(path: &str) -> CgroupPath {
+        CgroupPath::Cgroupfs(path.into())
+    }
+
+    fn pids(limit: u64) -> Resources {
+        Resources { pids: Some(Limit::To(limit)), ..Resources::default() }
+    }
+
+    /// A v2 root of plain files: it offers `available`, and says that all of `enabled` is passed on everywhere.
+    fn unified_root(available: &str, enabled: &str, dirs: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), available).unwrap();
+        for dir in ["."].iter().chain(dirs) {
+            let dir = root.path().join(dir);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("cgroup.subtree_control"), enabled).unwrap();
+        }
+        root
+    }
+
+    fn entries(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_limit_whose_controller_is_missing_names_it_and_leaves_no_directory() {
+        let root = unified_root("cpu memory", "cpu memory", &["pod"]);
+        let before = (entries(root.path()), entries(&root.path().join("pod")));
+        let layout = Layout::fake(&[(&[], root.path())]);
+        let error = Cgroup::create(&layout, &container("/pod/deep/er/id"), &pids(5)).unwrap_err();
+        assert!(matches!(&error, Error::NoController { controller: Controller::Pids, .. }), "{error}");
+        assert!(
+            error.to_string().starts_with("pids.max needs the pids controller, which is not enabled in ")
+        );
+        assert_eq!((entries(root.path()), entries(&root.path().join("pod"))), before);
+    }
+
+    #[test]
+    fn missing_controllers_are_enabled_in_every_ancestor_by_one_write() {
+        let root = unified_root("cpu memory pids", "cpu", &["pods", "pods/pod"]);
+        let layout = Layout::fake(&[(&[], root.path())]);
+        // Plain files cannot make the controller's files appear, so the limit fails; the enabling is what counts.
+        Cgroup::create(&layout, &container("/pods/pod/id"), &pids(5)).unwrap_err();
+        for dir in [".", "pods", "pods/pod"] {
+            let text = fs::read_to_string(root.path().join(dir).join("cgroup.subtree_control")).unwrap();
+            assert_eq!(text, "+memory +pids", "{dir}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_enabled_that_the_parent_passes_on_already() {
+        let root = unified_root("cpu memory", "memory cpu", &["pod"]);
+        // Written to, it would be a different text.
+        fs::write(root.path().join("cgroup.subtree_control"), "").unwrap();
+        let hierarchy = Layout::fake(&[(&[], root.path())]);
+        assert!(tree::enable(&hierarchy.hierarchies()[0], Path::new("pod")).is_empty());
+        assert_eq!(fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(), "");
+    }
+
+    #[test]
+    fn every_controller_that_cannot_be_enabled_is_reported() {
+        let root = unified_root("cpu memory", "", &[]);
+        // Without the file in the parent, every write fails.
+        fs::create_dir(root.path().join("pod")).unwrap();
+        let layout = Layout::fake(&[(&[], root.path())]);
+        let refused = tree::enable(&layout.hierarchies()[0], Path::new("pod"));
+        let values: Vec<_> = refused.iter().map(|refused| refused.value.as_str()).collect();
+        assert_eq!(values, ["+cpu", "+memory"]);
+        assert!(refused.iter().all(|refused| refused.errno == Errno::NOENT));
+    }
+
+    #[test]
+    fn an_empty_cpuset_is_filled_from_the_nearest_ancestor_that_has_one() {
+        let root = tempfile::tempdir().unwrap();
+        for (dir, text) in [("", "0-3\n"), ("pods", "\n"), ("pods/pod", "\n"), ("pods/pod/id", "\n")] {
+            fs::create_dir_all(root.path().join(dir)).unwrap();
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                fs::write(root.path().join(dir).join(file), text).unwrap();
+            }
+        }
+        let layout = Layout::fake(&[(&["cpuset"], root.path())]);
+        tree::fill_cpuset(&layout.hierarchies()[0], Path::new("pods/pod/id"), [true, false]).unwrap();
+        let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+        assert_eq!(read("pods/cpuset.cpus"), "0-3");
+        assert_eq!(read("pods/pod/cpuset.mems"), "0-3");
+        assert_eq!(read("pods/pod/id/cpuset.mems"), "0-3");
+        assert_eq!(read("pods/pod/id/cpuset.cpus"), "\n", "the limits write what was given");
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_opens_as_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::fake(&[(&[], root.path())]);
+        assert!(Cgroup::open(&layout, &container("/gone")).unwrap().is_none());
+    }
+
+    #[test]
+    fn co_mounted_controllers_are_shown_under_all_their_names() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("id")).unwrap();
+        let layout = Layout::fake(&[(&["cpu", "cpuacct"], root.path()), (&["name=systemd"], root.path())]);
+        let cgroup = Cgroup::open(&layout, &container("/id")).unwrap().unwrap();
+        let sources = cgroup.mount_sources();
+        assert_eq!(sources[0].name, "cpu,cpuacct");
+        assert_eq!(sources[0].links, ["cpu", "cpuacct"]);
+        assert_eq!(sources[0].path, root.path().join("id"));
+        assert_eq!((sources[1].name.as_str(), sources[1].links.len()), ("systemd", 0));
+        assert!(cgroup.clone_into().is_none());
     }
 }

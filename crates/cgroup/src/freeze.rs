@@ -1,7 +1,9 @@
 //! Stopping and continuing all processes of a cgroup, in steps that never wait.
 //!
-//! v2 freezes by itself and reports the end in `cgroup.events`. v1 may stay `FREEZING` for as long as a task forks
-//! or sits in the kernel, and has to be told again.
+//! v2 freezes by itself, reports the end in `cgroup.events`, and its frozen processes can be killed. v1 may stay
+//! `FREEZING` for as long as a task forks or sits in the kernel, has to be told again, and lets nobody die before the
+//! thaw. So the unified tree is used wherever there is one, also on hybrid machines, where it has no controllers but
+//! all processes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -37,6 +39,12 @@ enum How {
     /// Readable when `cgroup.events` has changed.
     V2(OwnedFd),
     V1,
+}
+
+/// The directory that freezes.
+enum Freezer<'a> {
+    V1(&'a Dir),
+    V2(&'a Dir),
 }
 
 /// How often v1 is asked before it is thawed for a moment, which frees it when a task was caught between two
@@ -98,16 +106,26 @@ impl Cgroup {
     /// # Errors
     /// There is no freezer, or it could not be told.
     pub fn freeze(&self) -> Result<Freezing<'_>> {
-        if let Some(dir) = self.v1(Controller::Freezer) {
-            write_v1(dir, "FROZEN")?;
-            return Ok(Freezing { dir, how: How::V1, steps: 0 });
+        let wanting = || self.no_controller("freezing", Controller::Freezer, &[]);
+        match self.freezer().ok_or_else(wanting)? {
+            Freezer::V2(dir) => {
+                // Watched before told, so that the end cannot be missed.
+                let watch = dir.open_name("cgroup.events").and_then(inotify::watch);
+                let watch = watch.call(|| "watch cgroup.events")?;
+                dir.write("cgroup.freeze", "1").call(|| "write 1 to cgroup.freeze")?;
+                Ok(Freezing { dir, how: How::V2(watch), steps: 0 })
+            }
+            Freezer::V1(dir) => {
+                write_v1(dir, "FROZEN")?;
+                Ok(Freezing { dir, how: How::V1, steps: 0 })
+            }
         }
-        let dir = self.unified().ok_or_else(|| self.no_controller("freezing", Controller::Freezer, &[]))?;
-        // Watched before told, so that the end cannot be missed.
-        let events =
-            dir.open_name("cgroup.events").and_then(inotify::watch).call(|| "watch cgroup.events")?;
-        dir.write("cgroup.freeze", "1").call(|| "write 1 to cgroup.freeze")?;
-        Ok(Freezing { dir, how: How::V2(events), steps: 0 })
+    }
+
+    fn freezer(&self) -> Option<Freezer<'_>> {
+        // Before Linux 5.2 the unified tree had no freezer.
+        let v2 = self.unified().filter(|dir| dir.open_name("cgroup.freeze").is_ok());
+        v2.map(Freezer::V2).or_else(|| self.v1(Controller::Freezer).map(Freezer::V1))
     }
 
     /// Lets all processes go on. A cgroup that is gone has nothing to thaw.
@@ -115,10 +133,12 @@ impl Cgroup {
     /// # Errors
     /// The freezer could not be told.
     pub fn thaw(&self) -> Result<()> {
-        let written = match (self.v1(Controller::Freezer), self.unified()) {
-            (Some(dir), _) => dir.write("freezer.state", "THAWED").call(|| "write THAWED to freezer.state"),
-            (None, Some(dir)) => dir.write("cgroup.freeze", "0").call(|| "write 0 to cgroup.freeze"),
-            (None, None) => return Ok(()),
+        let written = match self.freezer() {
+            Some(Freezer::V1(dir)) => {
+                dir.write("freezer.state", "THAWED").call(|| "write THAWED to freezer.state")
+            }
+            Some(Freezer::V2(dir)) => dir.write("cgroup.freeze", "0").call(|| "write 0 to cgroup.freeze"),
+            None => return Ok(()),
         };
         match written {
             Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NODEV) => Ok(()),
@@ -131,10 +151,10 @@ impl Cgroup {
     /// # Errors
     /// The state could not be read.
     pub fn freeze_state(&self) -> Result<FreezeState> {
-        let state = match (self.v1(Controller::Freezer), self.unified()) {
-            (Some(dir), _) => state_v1(dir),
-            (None, Some(dir)) => state_v2(dir),
-            (None, None) => return Ok(FreezeState::Thawed),
+        let state = match self.freezer() {
+            Some(Freezer::V1(dir)) => state_v1(dir),
+            Some(Freezer::V2(dir)) => state_v2(dir),
+            None => return Ok(FreezeState::Thawed),
         };
         match state {
             Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV)) => {

@@ -131,13 +131,19 @@ impl Layout {
         }
         // Controllers first, the unified tree last: it is the one whose events and births the others support.
         hierarchies.sort_by_key(|hierarchy: &Hierarchy| hierarchy.unified);
-        let mode = match hierarchies.last() {
-            None => return Err(Error::NoCgroups),
-            Some(last) if last.unified && hierarchies.len() == 1 => Mode::Unified,
-            Some(last) if last.unified => Mode::Hybrid,
-            Some(_) => Mode::Legacy,
-        };
-        Ok(Self { mode, hierarchies: hierarchies.into_iter().map(Arc::new).collect() })
+        let hierarchies: Arc<[Arc<Hierarchy>]> = hierarchies.into_iter().map(Arc::new).collect();
+        Ok(Self { mode: mode(&hierarchies).ok_or(Error::NoCgroups)?, hierarchies })
+    }
+
+    /// The hierarchies for which `keep` is true, as if the others were not mounted: a container is then limited,
+    /// counted and found in these alone.
+    ///
+    /// # Errors
+    /// [`Error::NoCgroups`] when none is left.
+    pub fn only(&self, keep: impl Fn(&Hierarchy) -> bool) -> Result<Self> {
+        let hierarchies: Arc<[_]> =
+            self.hierarchies.iter().filter(|hierarchy| keep(hierarchy)).cloned().collect();
+        Ok(Self { mode: mode(&hierarchies).ok_or(Error::NoCgroups)?, hierarchies })
     }
 
     /// Every hierarchy a container gets a directory in; the unified one is the last.
@@ -158,23 +164,24 @@ impl Layout {
         self.mode == Mode::Unified
     }
 
-    /// The hierarchies with these indices, in the same mode.
-    pub(crate) fn only(&self, indices: &[usize]) -> Self {
-        if indices.len() == self.hierarchies.len() {
-            return self.clone();
-        }
-        let hierarchies = indices.iter().map(|index| Arc::clone(&self.hierarchies[*index])).collect();
-        Self { mode: self.mode, hierarchies }
-    }
-
     /// Hierarchies made of plain directories, for tests on trees that this machine does not have.
     #[cfg(test)]
-    pub(crate) fn fake(mode: Mode, trees: &[(&[&str], &Path)]) -> Self {
+    pub(crate) fn fake(trees: &[(&[&str], &Path)]) -> Self {
         let open = |(options, path): &(&[&str], &Path)| {
             Arc::new(Hierarchy::new(options, path.to_path_buf(), Dir::open(path).unwrap()))
         };
-        Self { mode, hierarchies: trees.iter().map(open).collect() }
+        let hierarchies: Arc<[_]> = trees.iter().map(open).collect();
+        Self { mode: mode(&hierarchies).unwrap(), hierarchies }
     }
+}
+
+fn mode(hierarchies: &[Arc<Hierarchy>]) -> Option<Mode> {
+    let last = hierarchies.last()?;
+    Some(match (last.unified, hierarchies.len()) {
+        (true, 1) => Mode::Unified,
+        (true, _) => Mode::Hybrid,
+        (false, _) => Mode::Legacy,
+    })
 }
 
 fn text(path: &str) -> Result<String> {

@@ -64,9 +64,9 @@ pub(crate) struct Draft<'a, L> {
 pub(crate) fn draft<'a, L: Live>(unified: bool, wanted: &Resources, live: &'a L) -> Result<Draft<'a, L>> {
     let mut draft = Draft { live, writes: Vec::new(), refused: Vec::new() };
     if unified {
-        v2::draft(wanted, &mut draft)?
+        v2::draft(wanted, &mut draft)?;
     } else {
-        v1::draft(wanted, &mut draft)?
+        v1::draft(wanted, &mut draft)?;
     }
     Ok(draft)
 }

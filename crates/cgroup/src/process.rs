@@ -104,10 +104,8 @@ impl Cgroup {
     /// # Errors
     /// The processes could not be listed or signalled. A cgroup that is gone has none to kill.
     pub fn kill(&self) -> Result<()> {
-        let killed = self.unified().map(|dir| dir.write("cgroup.kill", "1"));
-        match killed {
-            // Of a hybrid cgroup, that is everybody who was born in it or joined it.
-            Some(Ok(())) if self.v1(Controller::Freezer).is_none() => return Ok(()),
+        match self.unified().map(|dir| dir.write("cgroup.kill", "1")) {
+            // Of a hybrid cgroup, that is everybody who was born in it or has joined it.
             Some(Ok(()) | Err(Errno::NODEV)) => {}
             // Before Linux 5.14, and on legacy.
             Some(Err(Errno::NOENT)) | None => self.kill_one_by_one()?,

@@ -16,7 +16,6 @@ use crate::controller::Controller;
 
 /// One reading.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "made once a second and consumed at once")]
 pub enum Stats {
     /// `io.containerd.cgroups.v1.Metrics`: legacy and hybrid machines.
     V1(V1),

@@ -105,9 +105,9 @@ impl List {
         for kind in kinds {
             let pattern = Pattern { kind: *kind, major: rule.major, minor: rule.minor };
             if rule.allow == self.allow {
-                self.take_out(pattern, rule)?
+                self.take_out(pattern, rule)?;
             } else {
-                self.except(pattern, rule.access)
+                self.except(pattern, rule.access);
             }
         }
         Ok(())

@@ -257,7 +257,12 @@ fn throttle<L: Live>(device: DeviceNumber, rates: &[(&str, u64)], draft: &mut Dr
     let line = live.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default();
     let old = |key: &str| {
         let fields = line.split(' ').filter_map(|field| field.split_once('='));
-        fields.filter(|(name, _)| *name == key).map(|(_, value)| value).last().unwrap_or("max").to_owned()
+        fields
+            .filter(|(name, _)| *name == key)
+            .map(|(_, value)| value)
+            .next_back()
+            .unwrap_or("max")
+            .to_owned()
     };
     let (mut value, mut undo) = (format!("{major}:{minor}"), format!("{major}:{minor}"));
     let mut differs = text.is_none();
@@ -468,8 +473,8 @@ mod tests {
 
     #[test]
     fn the_last_of_repeated_huge_page_limits_counts() {
-        let mut wanted = Resources::default();
-        wanted.hugepages = vec![("2MB".to_owned(), 1), ("2MB".to_owned(), 2)];
+        let hugepages = vec![("2MB".to_owned(), 1), ("2MB".to_owned(), 2)];
+        let wanted = Resources { hugepages, ..Resources::default() };
         let files = Files::fresh();
         let draft = drafted(true, &wanted, &files).unwrap();
         assert_eq!(lines(&draft), ["hugetlb.2MB.max=2", "hugetlb.2MB.rsvd.max=2"]);
