@@ -80,17 +80,18 @@ impl Census {
     pub fn take(world: &World) -> Result<Self> {
         let whole = env::var("CENSUS").is_ok_and(|scope| scope == "machine");
         let scope = |item: &String| item.contains(world.id()) || (whole && !item.contains(world::PREFIX));
+        let machine = world.machine().to_string();
         // The rig's own daemon is no leak, and has another pid after a restart.
         let mut processes = world.processes();
         processes.retain(|process| process.name != "containerd");
         let items = BTreeMap::from([
             (Kind::Mount, mounts("thread-self")?),
-            (Kind::MachineMount, mounts("1")?.into_iter().filter(scope).collect()),
+            (Kind::MachineMount, mounts(&machine)?.into_iter().filter(scope).collect()),
             (Kind::Cgroup, cgroups()?.into_iter().filter(scope).collect()),
             (Kind::Process, processes.iter().map(describe).collect()),
             (Kind::NetworkNamespace, process::namespaces(&processes, "net")),
             (Kind::Link, links("thread-self")?),
-            (Kind::MachineLink, if whole { links("1")? } else { BTreeSet::new() }),
+            (Kind::MachineLink, if whole { links(&machine)? } else { BTreeSet::new() }),
             (Kind::File, files(world)),
             (Kind::Socket, sockets()?),
             (Kind::Lease, leases(world)),

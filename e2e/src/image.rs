@@ -23,9 +23,9 @@ pub const PAUSE: &str = "dunnage.test/pause:1";
 /// Applets that get a name in `/bin`.
 const APPLETS: &[&str] = &[
     "cat", "chmod", "chown", "date", "df", "dmesg", "echo", "env", "false", "find", "grep", "head",
-    "hostname", "id", "ip", "ipcmk", "ipcs", "kill", "ln", "ls", "mkdir", "mount", "mv", "nc", "ping", "ps",
-    "pwd", "readlink", "rm", "sh", "sleep", "stat", "stty", "su", "tail", "test", "touch", "true", "tty",
-    "umount", "uname", "wc", "which", "whoami", "yes",
+    "hostname", "id", "ip", "kill", "ln", "ls", "mkdir", "mount", "mv", "nc", "ping", "ps", "pwd",
+    "readlink", "rm", "sh", "sleep", "stat", "stty", "su", "tail", "test", "touch", "true", "tty", "umount",
+    "uname", "wc", "which", "whoami", "yes",
 ];
 
 /// What stands in a layer at a path without leading slash.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getppid, kill_process};
 use tempfile::TempDir;
 
 use crate::cgroup::{self, Hierarchy};
@@ -33,6 +33,7 @@ const RIG: &str = "rig";
 pub struct World {
     id: String,
     dir: TempDir,
+    machine: i32,
     marker: Hierarchy,
     home: PathBuf,
 }
@@ -47,6 +48,7 @@ impl World {
         sweep().context("clean up after tests that were killed")?;
         let id = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let dir = TempDir::with_prefix("dunnage-e2e-").context("make a folder")?;
+        let machine = getppid().context("the parent is gone")?.as_raw_nonzero().get();
         separate().context("enter fresh namespaces: the e2e suite needs root")?;
         let marker = marker_hierarchy()?;
         let home = own_cgroup(&marker)?;
@@ -57,7 +59,7 @@ impl World {
         let rig = marker.dir(&id).join(RIG);
         fs::create_dir(&rig).with_context(|| format!("make {}", rig.display()))?;
         move_to(&rig)?;
-        Ok(Self { id, dir, marker, home })
+        Ok(Self { id, dir, machine, marker, home })
     }
 
     /// What marks this world: the containerd namespace of `ctr` and the parent of all its cgroups.
@@ -68,6 +70,11 @@ impl World {
     /// A folder of this world on a real disk.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A process that stayed in the machine's own namespaces: the one that started the test.
+    pub fn machine(&self) -> i32 {
+        self.machine
     }
 
     /// The parent cgroup for pods, in the form the kubelet passes.

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use nix::sys::reboot::RebootMode;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType};
 use nix::sys::stat::{Mode, SFlag};
 use nix::time::ClockId;
 use rustix::process::{Signal, getpid, kill_process};
@@ -291,9 +291,9 @@ fn syscall(name: &str) -> io::Result<Value> {
         "mknod-null" => {
             nix::sys::stat::mknod("/tmp/null", SFlag::S_IFCHR, Mode::S_IRUSR, nix::sys::stat::makedev(1, 3))
         }
-        "socket-packet" => socket(AddressFamily::Packet, SockType::Raw),
-        "socket-raw" => socket(AddressFamily::Inet, SockType::Raw),
-        "socket-stream" => socket(AddressFamily::Inet, SockType::Stream),
+        "socket-packet" => socket(AddressFamily::Packet, SockType::Raw, None),
+        "socket-raw" => socket(AddressFamily::Inet, SockType::Raw, Some(SockProtocol::Icmp)),
+        "socket-stream" => socket(AddressFamily::Inet, SockType::Stream, None),
         "setuid" => nix::unistd::setuid(1000.into()),
         "getpid" => {
             _ = nix::unistd::getpid();
@@ -304,6 +304,6 @@ fn syscall(name: &str) -> io::Result<Value> {
     Ok(json!({ "call": name, "errno": result.err().map(|errno| format!("{errno:?}")) }))
 }
 
-fn socket(family: AddressFamily, kind: SockType) -> nix::Result<()> {
-    nix::sys::socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None).map(drop)
+fn socket(family: AddressFamily, kind: SockType, protocol: Option<SockProtocol>) -> nix::Result<()> {
+    nix::sys::socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol).map(drop)
 }

@@ -5,9 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod ctr;
+mod files;
+mod limits;
 mod order;
 mod pod;
 mod rig;
+mod safety;
+mod walls;
 
 /// Whether to go on with a test of what the reference shim does not do; says `why` when not.
 fn only_dunnage(why: &str) -> bool {

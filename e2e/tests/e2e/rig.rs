@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use dunnage_e2e::bundle::Bundle;
+use dunnage_e2e::bundle::{Bundle, Fifo};
 use dunnage_e2e::census::Census;
 use dunnage_e2e::containerd::Containerd;
 use dunnage_e2e::cri::{self, Cri, Pod, api};
@@ -45,6 +45,11 @@ impl Bench {
         let bundle = Bundle::new(&self.world, id, args)?;
         let client = self.launch.connect(id, &bundle.dir).await?;
         Ok((bundle, client))
+    }
+
+    /// Fifos for output and errors.
+    pub(crate) fn fifos(&self) -> Result<(Fifo, Fifo)> {
+        Ok((Fifo::open(&self.world.dir().join("stdout"))?, Fifo::open(&self.world.dir().join("stderr"))?))
     }
 
     /// Ends a task's life as containerd does: delete the task, shut the shim down, run its `delete`, remove the
