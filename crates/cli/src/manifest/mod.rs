@@ -23,5 +23,5 @@ pub(crate) use expand::expand;
 pub(crate) use pod::{Pod, RestartPolicy};
 pub(crate) use problem::ManifestError;
 pub(crate) use resources::{Amounts, Resources};
-pub(crate) use security::{Seccomp, Security};
+pub(crate) use security::{CapabilityList, Seccomp, Security};
 pub(crate) use volume::{HostPathKind, Source, Volume, VolumeMount};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::kubelet::QosClass;
+use dunnage_spec::QosClass;
 
 use super::container::{self, Container, Context};
 use super::field::{Field, Fields};
