@@ -26,7 +26,7 @@ pub struct Attachment {
     pub ifname: IfName,
     /// Name on the host: `dnp` and the address in hexadecimal.
     pub host_ifname: IfName,
-    /// What the host's end is a port of.
+    /// The network's bridge; the host's end is a port of it unless the network is routed.
     pub bridge: IfName,
 }
 
@@ -59,8 +59,13 @@ impl Attachment {
     }
 }
 
+/// How the names of host ends begin, by which the firewall knows them.
+pub(crate) const HOST_END: &str = "dnp";
+
 /// The host's end is named after the address: no two leases share one, and a link that is found tells whose it
 /// is even when the lease table is lost.
 pub(crate) fn host_ifname(address: Ipv4Addr) -> IfName {
-    format!("dnp{:08x}", u32::from(address)).parse().expect("eleven letters and digits are a valid name")
+    format!("{HOST_END}{:08x}", u32::from(address))
+        .parse()
+        .expect("eleven letters and digits are a valid name")
 }

@@ -63,15 +63,6 @@ impl From<Failed> for Error {
     }
 }
 
-/// A message of the kernel that is neither an ack nor an error.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Reply<'a> {
-    /// Index of the request that it answers.
-    pub(crate) index: usize,
-    /// What follows the header.
-    pub(crate) body: &'a [u8],
-}
-
 /// One netlink socket with its counter.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -86,12 +77,13 @@ impl Channel {
         Ok(Self { socket: NetlinkSocket::open(subsystem)?, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
-    /// Sends the requests in one datagram and reads until each is acknowledged. The kernel goes on after a
+    /// Sends the requests in one datagram and reads until each is acknowledged; `reply` gets the body of every
+    /// other message that answers them. The kernel goes on after a
     /// refused request (unless they are a netfilter batch), so the error names the first one.
     pub(crate) fn exchange(
         &mut self,
         requests: &[Request],
-        mut reply: impl FnMut(Reply<'_>),
+        mut reply: impl FnMut(&[u8]),
     ) -> std::result::Result<(), Failed> {
         let first = self.sequence.wrapping_add(1);
         self.sequence = self.sequence.wrapping_add(u32::try_from(requests.len()).unwrap_or(u32::MAX));
@@ -105,7 +97,7 @@ impl Channel {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 let Some(request) = requests.get(index) else { continue };
                 match message.outcome() {
-                    Outcome::Reply => reply(Reply { index, body: message.body }),
+                    Outcome::Reply => reply(message.body),
                     Outcome::Done => open -= 1,
                     Outcome::Refused(errno, detail) => {
                         self.socket.drain(&mut self.buffer);

@@ -10,8 +10,12 @@ use crate::{Error, IfName, Mac, NetworkName, Result};
 /// How pods reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Bridge ports are isolated, a pod has its address alone (/32, /128), and the host routes every packet:
-    /// nothing floods between pods, and every packet passes the forward hook.
+    /// A pod has its address alone (/32, /128), and the host has a route to it by the pod's own link: every
+    /// packet is routed and passes the forward hook, nothing is flooded, nobody asks for link-layer addresses,
+    /// and there may be more pods than the 1023 ports of a bridge. The bridge has only the gateway address.
+    ///
+    /// Isolated ports of a bridge would do as well, but not together with br_netfilter, which redirects a
+    /// frame inside the bridge and then finds the port of the other pod closed.
     #[default]
     Routed,
     /// Pods have the prefix of the subnet and reach each other through the bridge.
@@ -23,7 +27,7 @@ pub enum Mode {
 pub struct NetworkConfig {
     /// Its name, and that of its lease table.
     pub name: NetworkName,
-    /// Bridge that the pods are attached to, made when it is missing.
+    /// Bridge that has the gateway address, made when it is missing. No other network may have it.
     pub bridge: IfName,
     /// Addresses of the pods; the first one is the gateway. /16 to /29.
     pub subnet: Ipv4Net,

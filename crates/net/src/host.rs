@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::lease::LockedLeases;
 use crate::nft::NftSocket;
 use crate::route::{Bridge, Link, RouteSocket};
-use crate::{Error, Mode, NetworkConfig, Result, sysctl};
+use crate::{Error, IfName, NetworkConfig, Result, sysctl};
 
 const FORWARD4: &str = "ipv4/ip_forward";
 const FORWARD6: &str = "ipv6/conf/all/forwarding";
@@ -89,11 +89,8 @@ impl Host {
 
     fn set_up_bridge(&mut self, link: &Link) -> Result<()> {
         let name = &self.config.bridge;
-        // A redirect would tell a pod to talk to another one directly, which isolated ports do not let it.
-        let redirects = if self.config.mode == Mode::Routed { "0" } else { "1" };
-        sysctl::write(&format!("ipv4/conf/{name}/send_redirects"), redirects)?;
         // For host ports on 127.0.0.1; the guard chain keeps pods from using it the other way.
-        sysctl::write(&format!("ipv4/conf/{name}/route_localnet"), "1")?;
+        sysctl::write(&route_localnet(name), "1")?;
         let mut addresses =
             vec![IpNet::new_assert(self.config.gateway().into(), self.config.subnet.prefix_len())];
         if let Some((gateway, subnet)) = self.config.gateway6().zip(self.config.subnet6) {
@@ -122,6 +119,11 @@ impl Host {
         }
         std::iter::once(IpNet::V4(self.config.subnet)).chain(self.config.subnet6.map(IpNet::V6)).collect()
     }
+}
+
+/// The switch that lets addresses of loopback pass a link.
+pub(crate) fn route_localnet(link: &IfName) -> String {
+    format!("ipv4/conf/{link}/route_localnet")
 }
 
 /// Switches on what is off, and writes down first that it was.

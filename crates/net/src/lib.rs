@@ -6,9 +6,9 @@
 //! the host as it was found.
 //!
 //! ```text
-//!              netns of the caller                 │  Netns of the pod
-//!   uplink ── masquerade ── bridge dunnage0 ── veth┼veth eth0
-//!             (inet dunnage)  10.88.0.1            │     10.88.0.2/32, default via 10.88.0.1
+//!              netns of the caller              │  Netns of the pod
+//!   uplink ── masquerade ── route ── dnp0a580002┼eth0
+//!             (inet dunnage)        10.88.0.1   │10.88.0.2/32, default via 10.88.0.1
 //! ```
 //!
 //! Owns: netlink messages and who may answer them, the lease tables, the order of steps and their undoing.

@@ -1,15 +1,19 @@
 //! Attaching pods to a network and detaching them: the order of steps.
 
+use std::os::fd::AsFd;
+
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, host_ifname};
-use crate::host::Host;
+use crate::host::{Host, route_localnet};
 use crate::lease::{Lease, LeaseState, LeaseStore, LockedLeases, Owner};
 use crate::nft::PodPorts;
-use crate::route::{Inside, RouteSocket, Veth};
+use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Veth, Way};
 use crate::undo::Undo;
 use crate::{Error, HostPort, IfName, Mode, Netns, NetworkConfig, Result, sysctl};
-use std::os::fd::AsFd;
+
+/// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
+const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
 
 /// One pod network, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -126,13 +130,14 @@ fn attach(undo: &mut Undo<Work<'_>>, owner: &Owner, netns: &Netns, ports: &[Host
     let Work { host, leases } = &mut **undo;
     let bridge = host.ensure(leases)?;
 
-    let peer = undo.create_veth(&attachment, netns, bridge)?;
+    let pair = undo.create_veth(&attachment, netns, bridge)?;
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));
-    configure(&attachment, netns, peer)?;
+    configure_pod_end(&attachment, netns, pair, undo.host.config.mode)?;
+    undo.configure_host_end(&attachment, pair)?;
 
     if !ports.is_empty() {
-        undo.host.nft.add_ports(&ports)?;
+        undo.open_ports(&attachment, &ports)?;
         let pod = attachment.clone();
         undo.push("remove the host ports", move |work| work.remove_ports(&pod));
     }
@@ -152,18 +157,15 @@ impl Work<'_> {
         }
     }
 
-    /// Makes the pair, and gives the index of the pod's end if the kernel tells it.
-    fn create_veth(&mut self, attachment: &Attachment, netns: &Netns, bridge: u32) -> Result<Option<u32>> {
+    fn create_veth(&mut self, attachment: &Attachment, netns: &Netns, bridge: u32) -> Result<Pair> {
         let veth = Veth {
             host_name: &attachment.host_ifname,
             host_mac: attachment.host_mac,
             pod_name: &attachment.ifname,
             pod_mac: attachment.mac,
             pod_netns: netns.as_fd(),
-            bridge,
+            bridge: (self.host.config.mode == Mode::Bridged).then_some(bridge),
             mtu: self.host.config.mtu,
-            isolated: self.host.config.mode == Mode::Routed,
-            ipv6: self.host.ipv6,
         };
         let made = self.host.route.create_veth(&veth);
         // Either name can be the one that exists. The host's belongs to the last pod with this address when
@@ -183,6 +185,33 @@ impl Work<'_> {
             }),
             made => made,
         }
+    }
+
+    fn configure_host_end(&mut self, attachment: &Attachment, pair: Pair) -> Result<()> {
+        let way = match self.host.config.mode {
+            Mode::Routed => Way::Route { pod_mac: attachment.mac },
+            // With br_netfilter a frame of a pod to its own host port is redirected while it is still in the
+            // bridge, and has to leave by the port it came from.
+            Mode::Bridged => {
+                Way::Port { hairpin: sysctl::read(BRIDGE_NETFILTER).is_ok_and(|value| value != "0") }
+            }
+        };
+        let addresses = attachment.pod_addresses();
+        self.host.route.configure_host_end(&HostEnd {
+            name: &attachment.host_ifname,
+            index: pair.host,
+            way,
+            addresses: &addresses,
+            ipv6: self.host.ipv6,
+        })
+    }
+
+    /// Redirects the host ports, also for clients on the host's loopback.
+    fn open_ports(&mut self, attachment: &Attachment, ports: &PodPorts) -> Result<()> {
+        if self.host.config.mode == Mode::Routed {
+            sysctl::write(&route_localnet(&attachment.host_ifname), "1")?;
+        }
+        self.host.nft.add_ports(ports)
     }
 
     /// Takes the lease's pod off the network and gives its address back.
@@ -225,17 +254,18 @@ impl Work<'_> {
 }
 
 /// Configures the pod's end: from a thread inside the pod's namespace, with a socket of it.
-fn configure(attachment: &Attachment, netns: &Netns, peer: Option<u32>) -> Result<()> {
+fn configure_pod_end(attachment: &Attachment, netns: &Netns, pair: Pair, mode: Mode) -> Result<()> {
     let addresses = attachment.pod_addresses();
-    let ifname = &attachment.ifname;
+    let name = &attachment.ifname;
+    let gateway_mac = (mode == Mode::Routed).then_some(attachment.host_mac);
     netns.run(|| {
-        switches(ifname, attachment.address6.is_some())?;
+        switches(name, attachment.address6.is_some())?;
         let mut route = RouteSocket::open()?;
-        let index = match peer {
+        let index = match pair.pod {
             Some(index) => index,
-            None => index_of(&mut route, ifname)?,
+            None => index_of(&mut route, name)?,
         };
-        route.configure(&Inside { ifname, index, addresses: &addresses })
+        route.configure_pod_end(&PodEnd { name, index, addresses: &addresses, gateway_mac })
     })?
 }
 

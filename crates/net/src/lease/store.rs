@@ -133,16 +133,16 @@ impl LeaseStore {
             return Ok(None);
         }
         if found.subnet != self.header.subnet {
-            return self.replace_unless_used(file, found);
+            return self.replace_unless_used(&file, found);
         }
         Ok(Some(file))
     }
 
     /// A table of another subnet gives way once nobody has an address of it.
-    fn replace_unless_used(&self, file: File, found: Header) -> Result<Option<File>> {
+    fn replace_unless_used(&self, file: &File, found: Header) -> Result<Option<File>> {
         let subnet = found.subnet;
         let other = Self { dir: self.dir.clone(), path: self.path.clone(), header: found };
-        let used = Words::load(&other, &file)?.used().count();
+        let used = Words::load(&other, file)?.used().count();
         if used == 0 {
             return Ok(None);
         }

@@ -4,11 +4,11 @@
 //! prerouting ─┐ to this host                     postrouting
 //! output ─────┴──▶ hp: hpip4/6, then hp4/6        1 redirected, from a pod to a pod        ─▶ masquerade
 //!                  ─▶ dnat to pod : port          2 redirected, from loopback to a pod     ─▶ masquerade
-//! guard: from a pod bridge to 127.0.0.0/8 ─▶ drop 3 from a pod to outside, not multicast   ─▶ masquerade
+//! guard: from a pod to 127.0.0.0/8 ────────▶ drop 3 from a pod to outside, not multicast   ─▶ masquerade
 //! ```
 //!
 //! 1 makes a pod's answer to a neighbour that came by a host port pass the host again; 2 is needed because an
-//! address of loopback means nothing to a pod, and works because the bridge has `route_localnet`, which in
+//! address of loopback means nothing to a pod, and works because the link there has `route_localnet`, which in
 //! turn would let pods reach the host's loopback services: that is what `guard` is for (CVE-2020-8558).
 
 use super::expression::{
@@ -17,6 +17,7 @@ use super::expression::{
     to_this_host, was_redirected, within,
 };
 use super::{Attributes, TABLE, Verb, message};
+use crate::attachment::HOST_END;
 use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
 
 /// Kept as the table's comment; a table without it is somebody else's, or of another version.
@@ -108,6 +109,10 @@ fn new_set(id: u32, set: &Set) -> Request {
     attributes = attributes.number(4, set.key.0).number(5, set.key.1);
     if let Some((datatype, length)) = set.value {
         attributes = attributes.number(6, datatype).number(7, length);
+    }
+    if set.key.0 == IFNAME {
+        // Byte order of the key: that of the host. Only the `nft` program reads it, to print names.
+        attributes = attributes.bytes(13, &[0, 4, 1, 0, 0, 0]);
     }
     message(
         Verb::NewSet,
@@ -209,12 +214,11 @@ impl Family {
     fn masquerade_outside(&self) -> Vec<Expression> {
         let mut rule = self.only().to_vec();
         rule.extend([self.source(), within(self.nets), self.destination(), outside(self.nets)]);
-        rule.push(payload(Header::Network, self.destination, 1, R));
-        // 224.0.0.0/4 and ff00::/8.
+        // Multicast: 224.0.0.0/4 and ff00::/8.
         if self.number == NFPROTO_IPV4 {
-            rule.extend([and(&[0xf0]), different(&[0xe0])]);
+            rule.extend([self.destination(), and(&[0xf0, 0, 0, 0]), different(&[0xe0, 0, 0, 0])]);
         } else {
-            rule.push(different(&[0xff]));
+            rule.extend([payload(Header::Network, self.destination, 1, R), different(&[0xff])]);
         }
         rule.push(masquerade());
         rule
@@ -229,8 +233,8 @@ fn masquerade_loopback_to_pod() -> Vec<Expression> {
     rule
 }
 
-fn drop_pod_to_loopback() -> Vec<Expression> {
-    let mut rule = vec![meta(META_IIFNAME, R), within(BRIDGES)];
+fn drop_pod_to_loopback(from_pod: Expression) -> Vec<Expression> {
+    let mut rule = vec![meta(META_IIFNAME, R), from_pod];
     rule.extend(V4.only());
     rule.extend([payload(Header::Network, V4.destination, 1, R), equal(&[127]), drop_packet()]);
     rule
@@ -255,6 +259,7 @@ fn rules() -> Vec<(&'static str, Vec<Expression>)> {
         ("postrouting", V4.masquerade_outside()),
         ("postrouting", V6.masquerade_pod_to_pod()),
         ("postrouting", V6.masquerade_outside()),
-        ("guard", drop_pod_to_loopback()),
+        ("guard", drop_pod_to_loopback(within(BRIDGES))),
+        ("guard", drop_pod_to_loopback(equal(HOST_END.as_bytes()))),
     ]
 }

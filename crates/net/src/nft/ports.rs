@@ -92,7 +92,7 @@ impl NftSocket {
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         let requests = ports.0.iter().map(|element| {
             let data = key(&element.key).nest(ELEM_DATA, &Attributes::new().bytes(1, &element.value));
-            elements(Verb::NewElement, flags, element.map, vec![data])
+            elements(Verb::NewElement, flags, element.map, &[data])
         });
         match self.transact(requests.collect()) {
             Ok(()) => Ok(()),
@@ -126,7 +126,7 @@ impl NftSocket {
 
     fn leading_to(&mut self, map: &str, pod: &[u8]) -> Result<Vec<crate::channel::Request>> {
         let of_pod = self.dump(map)?.into_iter().filter(|(_, value)| value.starts_with(pod));
-        Ok(of_pod.map(|(found, _)| elements(Verb::DelElement, 0, map, vec![key(&found)])).collect())
+        Ok(of_pod.map(|(found, _)| elements(Verb::DelElement, 0, map, &[key(&found)])).collect())
     }
 
     fn taken(&mut self, element: &Element) -> Error {
@@ -142,7 +142,7 @@ impl NftSocket {
         let dump = message(Verb::GetElement, NLM_F_DUMP, wanted, format!("list nftables map {map}"));
         let mut found = Vec::new();
         let answer = self.channel.exchange(&[dump], |reply| {
-            let body = reply.body.get(MESSAGE_HEADER..).unwrap_or_default();
+            let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
             let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
             for (_, list) in lists {
                 let list = attributes(list).filter(|(kind, _)| *kind == LIST_ELEM);

@@ -50,7 +50,7 @@ impl NftSocket {
     }
 
     fn knows(&mut self, bridge: &IfName) -> Result<bool> {
-        let get = elements(Verb::GetElement, 0, BRIDGES, vec![key(&ifname_key(bridge))]);
+        let get = elements(Verb::GetElement, 0, BRIDGES, &[key(&ifname_key(bridge))]);
         Ok(or_absent(self.channel.exchange(&[get], |_| {}).map_err(Error::from))?.is_some())
     }
 
@@ -60,7 +60,7 @@ impl NftSocket {
         let get = message(Verb::GetTable, 0, attributes_, format!("look up nftables table inet {TABLE}"));
         let mut ours = false;
         let answer = self.channel.exchange(&[get], |reply| {
-            let body = reply.body.get(MESSAGE_HEADER..).unwrap_or_default();
+            let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
             ours = attributes(body).any(|(kind, value)| kind == TABLE_USERDATA && value == layout::comment());
         });
         match or_absent(answer.map_err(Error::from))? {
@@ -76,12 +76,12 @@ impl NftSocket {
 }
 
 fn network(verb: Verb, flags: u16, bridge: &IfName, masqueraded: &[IpNet]) -> Vec<Request> {
-    let mut requests = vec![elements(verb, flags, BRIDGES, vec![key(&ifname_key(bridge))])];
+    let mut requests = vec![elements(verb, flags, BRIDGES, &[key(&ifname_key(bridge))])];
     for net in masqueraded {
         let set = if net.addr().is_ipv4() { NETS4 } else { NETS6 };
         let (first, end) = interval(*net);
         let end = key(&end).number(ELEM_FLAGS, INTERVAL_END);
-        requests.push(elements(verb, flags, set, vec![key(&first), end]));
+        requests.push(elements(verb, flags, set, &[key(&first), end]));
     }
     requests
 }
@@ -112,7 +112,7 @@ pub(super) fn key(bytes: &[u8]) -> Attributes {
 }
 
 /// A request about elements of one set.
-pub(super) fn elements(verb: Verb, flags: u16, set: &str, list: Vec<Attributes>) -> Request {
+pub(super) fn elements(verb: Verb, flags: u16, set: &str, list: &[Attributes]) -> Request {
     let list = list.iter().fold(Attributes::new(), |all, element| all.nest(LIST_ELEM, element));
     let attributes = Attributes::new().text(1, TABLE).text(2, set).nest(LIST_ELEMENTS, &list);
     let what = match verb {

@@ -1,24 +1,21 @@
-//! Links: the bridge, the veth pairs, looked up, made, taken off the network, removed.
-
-use std::os::fd::{AsRawFd, BorrowedFd};
+//! Links: looked up, taken off the network, removed; and the bridge.
 
 use dunnage_sys::Errno;
 use ipnet::IpNet;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 
-use super::inside::add_address;
+use super::ip::add_address;
 use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RouteSocket, request};
-use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request, attributes};
+use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Mac, Result};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFF_UP: u32 = 1;
@@ -33,7 +30,6 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     pub(crate) mac: Option<Mac>,
     pub(crate) kind: Option<String>,
-    pub(crate) master: Option<u32>,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub(crate) peer: Option<u32>,
 }
@@ -46,22 +42,6 @@ pub(crate) struct Bridge<'a> {
     pub(crate) mtu: Option<u32>,
 }
 
-/// A veth pair to make, each end in its final namespace.
-#[derive(Debug)]
-pub(crate) struct Veth<'a> {
-    pub(crate) host_name: &'a IfName,
-    pub(crate) host_mac: Mac,
-    pub(crate) pod_name: &'a IfName,
-    pub(crate) pod_mac: Mac,
-    pub(crate) pod_netns: BorrowedFd<'a>,
-    pub(crate) bridge: u32,
-    pub(crate) mtu: Option<u32>,
-    /// Whether the port may not talk to other isolated ports.
-    pub(crate) isolated: bool,
-    /// Whether the kernel knows IPv6 at all.
-    pub(crate) ipv6: bool,
-}
-
 impl RouteSocket {
     /// The link of that name, if there is one.
     pub(crate) fn link(&mut self, name: &IfName) -> Result<Option<Link>> {
@@ -69,7 +49,7 @@ impl RouteSocket {
         message.attributes.push(LinkAttribute::IfName(name.to_string()));
         let get = request(RTM_GETLINK, 0, &message, format!("look up link {name}"));
         let mut found = None;
-        let answer = self.channel.exchange(&[get], |reply| found = Link::parse(reply.body));
+        let answer = self.channel.exchange(&[get], |reply| found = Link::parse(reply));
         match or_absent(answer.map_err(Error::from))? {
             None => Ok(None),
             Some(()) if found.is_some() => Ok(found),
@@ -112,32 +92,9 @@ impl RouteSocket {
         Ok(self.channel.exchange(&[up(link.index, &link.name)], |_| {})?)
     }
 
-    /// Makes a veth pair and gives the index of the pod's end where the kernel tells it (since 6.2).
-    ///
-    /// Both ends are born where they belong, in one message: moving an end afterwards waits for an RCU grace
-    /// period, 20 ms. Nothing is left when it fails.
-    pub(crate) fn create_veth(&mut self, veth: &Veth<'_>) -> Result<Option<u32>> {
-        let mut peer = None;
-        let requests = [create_veth(veth), port(veth), up_by_name(veth.host_name)];
-        let made = self.channel.exchange(&requests, |reply| {
-            if reply.index == 0 {
-                peer = Link::parse(reply.body).and_then(|link| link.peer);
-            }
-        });
-        match made {
-            Ok(()) => Ok(peer),
-            Err(failed) => {
-                if failed.index > 0 {
-                    self.delete(veth.host_name)?;
-                }
-                Err(failed.error)
-            }
-        }
-    }
-
-    /// Takes a link off its bridge and down, at once: no packet of it passes any more. It stays where it is,
-    /// because removing it would wait some 20 ms for RCU; the kernel does that when the other end's namespace
-    /// goes. Whether it was there.
+    /// Takes a link off its bridge and down, and so takes its routes away, at once: no packet of it passes any
+    /// more. It stays where it is, because removing it would wait some 20 ms for RCU; the kernel does that when
+    /// the other end's namespace goes. Whether it was there.
     pub(crate) fn detach(&mut self, name: &IfName) -> Result<bool> {
         let mut message = LinkMessage::default();
         message.header.change_mask = LinkFlags::Up;
@@ -155,8 +112,7 @@ impl RouteSocket {
         Ok(())
     }
 
-    /// Keeps the kernel from giving a link an IPv6 link-local address when it comes up: the probes for them
-    /// flood every port of a bridge, which makes attaching a pod cost more with every pod there is.
+    /// Keeps the kernel from giving a link an IPv6 link-local address when it comes up.
     pub(crate) fn without_link_local(&mut self, name: &IfName) -> Result<()> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_string()), no_address_generation()];
@@ -166,7 +122,7 @@ impl RouteSocket {
 }
 
 impl Link {
-    fn parse(body: &[u8]) -> Option<Self> {
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let word =
             |at: usize| body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
         let mut link = Self {
@@ -175,16 +131,15 @@ impl Link {
             up: word(8)? & IFF_UP != 0,
             mac: None,
             kind: None,
-            master: None,
             peer: None,
         };
         for (kind, value) in attributes(body.get(LINK_HEADER..)?) {
-            let number = || value.try_into().ok().map(u32::from_ne_bytes);
             match kind {
                 IFLA_IFNAME => link.name = text(value),
                 IFLA_ADDRESS => link.mac = value.try_into().ok().map(Mac),
-                IFLA_LINK => link.peer = number().filter(|index| *index != 0),
-                IFLA_MASTER => link.master = number().filter(|index| *index != 0),
+                IFLA_LINK => {
+                    link.peer = value.try_into().ok().map(u32::from_ne_bytes).filter(|index| *index != 0);
+                }
                 IFLA_LINKINFO => {
                     link.kind =
                         attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, v)| text(v));
@@ -200,72 +155,16 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
-fn create_veth(veth: &Veth<'_>) -> Request {
-    let mut peer = LinkMessage::default();
-    // The peer must not ask to be up: it is configured before the two are linked, and the kernel refuses
-    // with ENOTCONN.
-    peer.attributes = end(veth.pod_name, veth.pod_mac, veth.mtu);
-    peer.attributes.push(LinkAttribute::NetNsFd(veth.pod_netns.as_raw_fd()));
-
-    let mut host = LinkMessage::default();
-    host.attributes = end(veth.host_name, veth.host_mac, veth.mtu);
-    host.attributes.push(LinkAttribute::Controller(veth.bridge));
-    host.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-    ]));
-    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
-    request(RTM_NEWLINK, flags, &host, format!("create veth pair {} and {}", veth.host_name, veth.pod_name))
-}
-
-fn end(name: &IfName, mac: Mac, mtu: Option<u32>) -> Vec<LinkAttribute> {
-    let mut attributes = vec![
-        LinkAttribute::IfName(name.to_string()),
-        // An address given at creation is "set by the administrator": udev's MACAddressPolicy leaves it alone.
-        LinkAttribute::Address(mac.0.to_vec()),
-        // The default is one queue for each possible processor, at both ends.
-        LinkAttribute::NumTxQueues(1),
-        LinkAttribute::NumRxQueues(1),
-    ];
-    attributes.extend(mtu.map(LinkAttribute::Mtu));
-    attributes
-}
-
-/// What cannot be said when the pair is made, and must be said before the host's end is up.
-fn port(veth: &Veth<'_>) -> Request {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(veth.host_name.to_string()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(veth.isolated)])),
-        ]),
-    ];
-    if veth.ipv6 {
-        message.attributes.push(no_address_generation());
-    }
-    request(RTM_NEWLINK, 0, &message, format!("set up bridge port {}", veth.host_name))
-}
-
-fn no_address_generation() -> LinkAttribute {
+/// Nothing of IPv6 but what is added by hand.
+pub(super) fn no_address_generation() -> LinkAttribute {
     let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])])
 }
 
-/// Brings a link up by index.
+/// Brings a link up.
 pub(super) fn up(index: u32, name: &str) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = index;
-    set_up(message, name)
-}
-
-fn up_by_name(name: &IfName) -> Request {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_string()));
-    set_up(message, name.as_str())
-}
-
-fn set_up(mut message: LinkMessage, name: &str) -> Request {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     request(RTM_NEWLINK, 0, &message, format!("bring up link {name}"))

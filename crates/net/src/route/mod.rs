@@ -3,8 +3,9 @@
 //! Messages are built with the types of `netlink-packet-route`. Answers are read by attribute here, because a
 //! new kernel's link has attributes that a strict parser refuses.
 
-mod inside;
+mod ip;
 mod link;
+mod veth;
 
 use dunnage_sys::netlink::Subsystem;
 use netlink_packet_core::Emitable;
@@ -12,14 +13,15 @@ use netlink_packet_core::Emitable;
 use crate::Result;
 use crate::channel::{Channel, Request};
 
-pub(crate) use inside::{Inside, PodAddress};
-pub(crate) use link::{Bridge, Link, Veth};
+pub(crate) use link::{Bridge, Link};
+pub(crate) use veth::{HostEnd, Pair, PodAddress, PodEnd, Veth, Way};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWNEIGH: u16 = 28;
 
 /// A route netlink socket, bound to the network namespace it was opened in.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! A host, pods and an outside to test with, each a network namespace that the test makes: the network of the
 //! machine is never touched.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};

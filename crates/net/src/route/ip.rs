@@ -1,0 +1,88 @@
+//! Addresses, routes and neighbours, as requests.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+
+use super::{RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, request};
+use crate::Mac;
+use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request};
+
+const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+/// Adds an address to a link.
+pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    message.header.family = family(net.addr());
+    message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    match net {
+        IpNet::V4(net) if net.prefix_len() < 31 => {
+            message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+        }
+        IpNet::V4(_) => {}
+        IpNet::V6(_) => {
+            // The lease says that nobody else has it; detection of duplicates would hold it back for 1.5 s.
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+    }
+    request(RTM_NEWADDR, MAKE, &message, format!("add address {net} to {name}"))
+}
+
+/// Everything goes to the gateway, which need not be in any prefix of the link.
+pub(super) fn default_route(index: u32, gateway: IpAddr) -> Request {
+    let mut message = route(index, gateway);
+    message.header.flags = RouteFlags::Onlink;
+    message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+    request(RTM_NEWROUTE, MAKE, &message, format!("add default route via {gateway}"))
+}
+
+/// One address is behind this link.
+pub(super) fn host_route(index: u32, name: &str, address: IpAddr) -> Request {
+    let mut message = route(index, address);
+    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    message.header.scope = RouteScope::Link;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+    request(RTM_NEWROUTE, MAKE, &message, format!("add route to {address} by {name}"))
+}
+
+/// The link-layer address is known and stays: nobody has to ask for it.
+pub(super) fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    let destination = match address {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    };
+    message.attributes = vec![
+        NeighbourAttribute::Destination(destination),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    request(RTM_NEWNEIGH, NLM_F_CREATE, &message, format!("add neighbour {address} with {mac}"))
+}
+
+fn route(index: u32, of: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(of);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    message
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}

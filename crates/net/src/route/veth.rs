@@ -1,0 +1,188 @@
+//! A pod's veth pair: both ends made in one message, then each configured in one batch.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo,
+    LinkMessage,
+};
+
+use super::ip::{add_address, default_route, host_route, neighbour};
+use super::link::{no_address_generation, up};
+use super::{Link, RTM_NEWLINK, RouteSocket, request};
+use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request};
+use crate::{Error, IfName, Mac, Result};
+
+/// Loopback is the first link of every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// A veth pair to make, each end in its final namespace.
+#[derive(Debug)]
+pub(crate) struct Veth<'a> {
+    pub(crate) host_name: &'a IfName,
+    pub(crate) host_mac: Mac,
+    pub(crate) pod_name: &'a IfName,
+    pub(crate) pod_mac: Mac,
+    pub(crate) pod_netns: BorrowedFd<'a>,
+    pub(crate) mtu: Option<u32>,
+    /// Index of the bridge that the host's end is a port of.
+    pub(crate) bridge: Option<u32>,
+}
+
+/// Indexes of the two ends, each in its own namespace.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair {
+    pub(crate) host: u32,
+    /// Not told by kernels before 6.2.
+    pub(crate) pod: Option<u32>,
+}
+
+/// An address of the pod and the way out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PodAddress {
+    /// With the prefix that the interface gets.
+    pub(crate) net: IpNet,
+    /// Where the default route leads.
+    pub(crate) gateway: IpAddr,
+}
+
+/// How packets get from the host to the pod.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// The host's end is a port of a bridge.
+    Port {
+        /// Whether a frame may leave by the port it came from.
+        hairpin: bool,
+    },
+    /// The host routes to its end; neither side asks for the other's link-layer address.
+    Route {
+        /// Of the pod's end.
+        pod_mac: Mac,
+    },
+}
+
+/// What is wanted of the host's end.
+#[derive(Debug)]
+pub(crate) struct HostEnd<'a> {
+    pub(crate) name: &'a IfName,
+    pub(crate) index: u32,
+    pub(crate) way: Way,
+    pub(crate) addresses: &'a [PodAddress],
+    /// Whether the kernel knows IPv6 at all.
+    pub(crate) ipv6: bool,
+}
+
+/// What is wanted inside a pod's network namespace.
+#[derive(Debug)]
+pub(crate) struct PodEnd<'a> {
+    pub(crate) name: &'a IfName,
+    pub(crate) index: u32,
+    pub(crate) addresses: &'a [PodAddress],
+    /// Of the gateway, when it need not be asked for.
+    pub(crate) gateway_mac: Option<Mac>,
+}
+
+impl RouteSocket {
+    /// Makes a veth pair; nothing is left when it fails.
+    ///
+    /// Both ends are born where they belong, in one message: moving an end afterwards waits for an RCU grace
+    /// period, 20 ms.
+    pub(crate) fn create_veth(&mut self, veth: &Veth<'_>) -> Result<Pair> {
+        let mut made = None;
+        self.channel.exchange(&[create(veth)], |reply| made = Link::parse(reply))?;
+        let gone = || Error::Answer {
+            what: format!("look up link {}", veth.host_name),
+            reason: "it has just been made",
+        };
+        match made {
+            Some(link) => Ok(Pair { host: link.index, pod: link.peer }),
+            None => Ok(Pair { host: self.link(veth.host_name)?.ok_or_else(gone)?.index, pod: None }),
+        }
+    }
+
+    /// Configures the host's end and brings it up, in one datagram.
+    pub(crate) fn configure_host_end(&mut self, end: &HostEnd<'_>) -> Result<()> {
+        let mut batch = vec![before_up(end), up(end.index, end.name.as_str())];
+        if let Way::Route { pod_mac } = end.way {
+            for address in end.addresses {
+                // The gateway's address on the link itself makes it the source of what the host sends there.
+                batch.push(add_address(end.index, end.name.as_str(), alone(address.gateway)));
+                batch.push(host_route(end.index, end.name.as_str(), address.net.addr()));
+                batch.push(neighbour(end.index, address.net.addr(), pod_mac));
+            }
+        }
+        Ok(self.channel.exchange(&batch, |_| {})?)
+    }
+
+    /// Configures the pod's end, and loopback, in one datagram; the socket must be of the pod's namespace.
+    pub(crate) fn configure_pod_end(&mut self, end: &PodEnd<'_>) -> Result<()> {
+        let mut batch = vec![up(LOOPBACK, "lo")];
+        batch.extend(end.addresses.iter().map(|to| add_address(end.index, end.name.as_str(), to.net)));
+        // A default route needs its address, and the link up.
+        batch.push(up(end.index, end.name.as_str()));
+        for to in end.addresses {
+            batch.push(default_route(end.index, to.gateway));
+            batch.extend(end.gateway_mac.map(|mac| neighbour(end.index, to.gateway, mac)));
+        }
+        Ok(self.channel.exchange(&batch, |_| {})?)
+    }
+}
+
+fn create(veth: &Veth<'_>) -> Request {
+    let mut peer = LinkMessage::default();
+    // The peer must not ask to be up: it is configured before the two are linked, and the kernel refuses
+    // with ENOTCONN.
+    peer.attributes = end(veth.pod_name, veth.pod_mac, veth.mtu);
+    peer.attributes.push(LinkAttribute::NetNsFd(veth.pod_netns.as_raw_fd()));
+
+    let mut host = LinkMessage::default();
+    host.attributes = end(veth.host_name, veth.host_mac, veth.mtu);
+    host.attributes.extend(veth.bridge.map(LinkAttribute::Controller));
+    host.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]));
+    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+    request(RTM_NEWLINK, flags, &host, format!("create veth pair {} and {}", veth.host_name, veth.pod_name))
+}
+
+fn end(name: &IfName, mac: Mac, mtu: Option<u32>) -> Vec<LinkAttribute> {
+    let mut attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        // An address given at creation is "set by the administrator": udev's MACAddressPolicy leaves it alone.
+        LinkAttribute::Address(mac.0.to_vec()),
+        // The default is one queue for each possible processor, at both ends.
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
+    ];
+    attributes.extend(mtu.map(LinkAttribute::Mtu));
+    attributes
+}
+
+/// What cannot be said when the pair is made, and must be said before the host's end is up. A link-local
+/// address there is of no use, and the probes for it flood every port of a bridge, which makes attaching a pod
+/// cost more with every pod there is.
+fn before_up(end: &HostEnd<'_>) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = end.index;
+    if let Way::Port { hairpin } = end.way {
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)])),
+        ]));
+    }
+    if end.ipv6 {
+        message.attributes.push(no_address_generation());
+    }
+    request(RTM_NEWLINK, 0, &message, format!("set up link {}", end.name))
+}
+
+/// The address with a prefix of all its bits.
+fn alone(address: IpAddr) -> IpNet {
+    match address {
+        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
+        IpAddr::V6(address) => IpNet::V6(Ipv6Net::from(address)),
+    }
+}

@@ -1,0 +1,224 @@
+//! Whatever step of attaching fails, and whenever the process dies, nothing stays behind.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+mod world;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use dunnage_net::{
+    Error, HostPort, Kind, LeaseState, LeaseStore, Netns, NetworkConfig, PodNetwork, Protocol,
+};
+use world::{TestNetns, World, ip, nft, on_fresh_host, owner};
+
+const HTTP: HostPort =
+    HostPort { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
+
+/// Attaches to a spoilt host or pod, first with no other pod there, then with one, and compares.
+fn fails_and_leaves_nothing(ports: &[HostPort], spoil: impl Fn(&TestNetns) + Send + Sync, expect: &str) {
+    for others in [0, 1] {
+        on_fresh_host(|world| {
+            let mut network = world.network();
+            let others: Vec<_> = (0..others).map(|i| world.pod(&mut network, &format!("other{i}"))).collect();
+            let netns = world.netns("pod");
+            spoil(&netns);
+            let before = (world.census(), inside(&netns), network.leases().unwrap());
+            let error = network.attach(&owner("pod"), &netns.0, ports).unwrap_err();
+            assert!(error.to_string().contains(expect), "{error} does not say {expect:?}");
+            assert_eq!((world.census(), inside(&netns), network.leases().unwrap()), before, "{error}");
+            drop(others);
+        });
+    }
+}
+
+fn inside(netns: &TestNetns) -> (String, String) {
+    netns.0.run(|| (ip("-o addr"), ip("route"))).unwrap()
+}
+
+#[test]
+fn a_link_in_the_pod_with_the_wanted_name() {
+    let spoil =
+        |netns: &TestNetns| netns.0.run(|| drop(ip("link add eth0 type veth peer name left"))).unwrap();
+    fails_and_leaves_nothing(&[], spoil, "create veth pair dnp0a5800");
+}
+
+#[test]
+fn a_default_route_in_the_pod() {
+    let spoil = |netns: &TestNetns| {
+        netns
+            .0
+            .run(|| {
+                ip("link add other type veth peer name left");
+                ip("link set left up");
+                ip("addr add 198.51.100.1/24 dev other");
+                // `up` of loopback is undone by nobody: a namespace without it is of no use.
+                ip("link set lo up");
+                ip("link set other up");
+                ip("route add default via 198.51.100.2");
+            })
+            .unwrap();
+    };
+    fails_and_leaves_nothing(&[], spoil, "add default route via 10.88.0.1: EEXIST");
+}
+
+#[test]
+fn a_host_port_that_is_asked_for_twice() {
+    fails_and_leaves_nothing(&[HTTP, HTTP], |_| {}, "host port \"8080/tcp\": is asked for twice");
+}
+
+#[test]
+fn a_host_port_on_an_ipv6_address_of_a_pod_without() {
+    let port = HostPort { host_ip: Some("2001:db8::1".parse().unwrap()), ..HTTP };
+    fails_and_leaves_nothing(&[port], |_| {}, "the pod has none");
+}
+
+#[test]
+fn a_link_with_the_name_of_the_bridge_that_is_none() {
+    on_fresh_host(|world| {
+        ip("link add dunnage0 type veth peer name left");
+        let before = world.census();
+        let netns = world.netns("pod");
+        let error = world.network().attach(&owner("pod"), &netns.0, &[]).unwrap_err();
+        assert_eq!(error.to_string(), "link dunnage0 exists and is not a bridge");
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert_eq!(without_state_dir(world), without_state_dir_of(before));
+    });
+}
+
+#[test]
+fn a_table_of_the_same_name_that_is_somebody_elses() {
+    on_fresh_host(|world| {
+        nft("add table inet dunnage");
+        let before = nft("-j list ruleset");
+        let netns = world.netns("pod");
+        let error = world.network().attach(&owner("pod"), &netns.0, &[]).unwrap_err();
+        assert!(error.to_string().starts_with("nftables table inet dunnage exists and"), "{error}");
+        assert_eq!(nft("-j list ruleset"), before);
+    });
+}
+
+fn without_state_dir(world: &World) -> world::Census {
+    without_state_dir_of(world.census())
+}
+
+fn without_state_dir_of(census: world::Census) -> world::Census {
+    world::Census { files: Default::default(), ..census }
+}
+
+#[test]
+fn a_host_port_of_another_pod() {
+    on_fresh_host(|world| {
+        let mut network = world.network();
+        let first = world.pod_with_ports(&mut network, "first", &[HTTP]).unwrap();
+        let before = (world.census(), network.leases().unwrap());
+        let other = HostPort { host_port: 8081, ..HTTP };
+        let netns = world.netns("second");
+        let error = network.attach(&owner("second"), &netns.0, &[other, HTTP]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("host port 8080/tcp is taken by the pod with address {}", first.ip())
+        );
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert_eq!((world.census(), network.leases().unwrap()), before);
+        network.detach(&first.owner).unwrap();
+        network.attach(&owner("second"), &netns.0, &[other, HTTP]).unwrap();
+    });
+}
+
+#[test]
+fn a_reservation_that_a_crash_left_is_taken_over_by_its_owner() {
+    on_fresh_host(|world| {
+        let netns = world.netns("pod");
+        let config = world.config();
+        let store = LeaseStore::new(&config.state_dir, &config.name, config.subnet).unwrap();
+        let left = store.lock().unwrap().reserve(&owner("pod"), netns.0.id()).unwrap();
+        assert_eq!(left.state, LeaseState::Reserved);
+        ip("link add dnp0a580002 type veth peer name left");
+        let mut network = world.network();
+        network.attach(&owner("pod"), &netns.0, &[]).unwrap();
+        let leases = network.leases().unwrap();
+        assert_eq!(leases.len(), 1);
+        assert_eq!(leases[0].state, LeaseState::Active);
+        assert!(!ip("-o link").contains("left"));
+    });
+}
+
+#[test]
+fn a_table_of_another_subnet_gives_way_only_when_it_is_unused() {
+    on_fresh_host(|world| {
+        let mut network = world.network();
+        let pod = world.pod(&mut network, "a");
+        let config = NetworkConfig { subnet: "10.90.0.0/24".parse().unwrap(), ..world.config() };
+        let mut other = PodNetwork::open(config).unwrap();
+        let netns = world.netns("b");
+        let error = other.attach(&owner("b"), &netns.0, &[]).unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+        assert!(error.to_string().ends_with("has 1 leases in 10.88.0.0/16, not in 10.90.0.0/24"), "{error}");
+        network.detach(&pod.owner).unwrap();
+        network.remove_if_unused().unwrap();
+        assert_eq!(other.attach(&owner("b"), &netns.0, &[]).unwrap().address.to_string(), "10.90.0.2/32");
+    });
+}
+
+const STATE_DIR: &str = "DUNNAGE_TEST_STATE_DIR";
+const POD_NETNS: &str = "DUNNAGE_TEST_POD_NETNS";
+
+/// Not a test: the process that [`a_process_killed_at_any_moment_leaves_nothing_that_is_not_swept`] kills.
+#[test]
+#[ignore = "run by another test"]
+fn child_attaches_and_detaches() {
+    let Some(state_dir) = std::env::var_os(STATE_DIR).map(PathBuf::from) else { return };
+    let netns = Netns::open(&PathBuf::from(std::env::var_os(POD_NETNS).unwrap())).unwrap();
+    let mut network = PodNetwork::open(NetworkConfig { state_dir, ..NetworkConfig::local() }).unwrap();
+    network.attach(&owner("pod"), &netns, &[HTTP]).unwrap();
+    network.detach(&owner("pod")).unwrap();
+    network.remove_if_unused().unwrap();
+}
+
+#[test]
+fn a_process_killed_at_any_moment_leaves_nothing_that_is_not_swept() {
+    on_fresh_host(|world| {
+        let before = without_state_dir(world);
+        let mut killed = 0;
+        for round in 0..60u64 {
+            let netns = world.netns("pod");
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "child_attaches_and_detaches", "--ignored"])
+                .env(STATE_DIR, world.state_dir())
+                .env(POD_NETNS, netns.0.path())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_micros(1000 + 150 * round));
+            child.kill().unwrap();
+            killed += u32::from(!child.wait().unwrap().success());
+            // The pod's namespace goes with its pod, and takes the link that a killed detach left detached.
+            drop(netns);
+            let mut network = world.network();
+            let alive = network.leases().unwrap().iter().any(|lease| lease.state == LeaseState::Active);
+            if alive {
+                network.detach(&owner("pod")).unwrap();
+            }
+            assert!(network.remove_if_unused().unwrap());
+            wait_for_pairs_to_go();
+            // What was killed while it made the host's side, before a lease: the next pod completes and removes it.
+            let next = world.pod(&mut network, "next");
+            network.detach(&next.owner).unwrap();
+            assert!(network.remove_if_unused().unwrap());
+            drop(next);
+            wait_for_pairs_to_go();
+            assert_eq!(without_state_dir(world), before, "round {round}");
+        }
+        assert!(killed > 0, "no process was killed in time");
+    });
+}
+
+fn wait_for_pairs_to_go() {
+    let started = std::time::Instant::now();
+    while ip("-o link").contains(": dnp") {
+        assert!(started.elapsed() < world::PATIENCE, "{}", ip("-o link"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
