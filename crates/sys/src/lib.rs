@@ -29,6 +29,8 @@ pub mod open;
 pub mod pidfd;
 pub mod process;
 mod raw;
+#[cfg(feature = "ready")]
+pub mod ready;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;

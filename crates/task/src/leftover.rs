@@ -1,0 +1,68 @@
+//! What a shim that is gone has left of a container, taken down by its record.
+//!
+//! Runs in the short process that containerd calls as `delete`, after crashes and after ordinary removals
+//! alike: it must find nothing to do quickly, be repeatable, and touch no other container.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use dunnage_cgroup::{Cgroup, Layout, Removal};
+use dunnage_spec::ContainerId;
+
+use crate::error::{Error, Result};
+use crate::record::{Record, Store};
+use crate::rootfs::MountedRootfs;
+use crate::state::Exit;
+
+/// How the container ended, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leftover {
+    /// Pid of the init; 0 when there was none.
+    pub pid: u32,
+    /// Recorded by the shim, or 137 now.
+    pub exit: Exit,
+}
+
+// containerd allows 5 seconds for the whole `delete`.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Kills and removes what is left. `None`: there is no record, so nothing is.
+///
+/// # Errors
+/// What could not be taken down; the record stays then, for the next try.
+pub fn take_down(store: &Store, id: &ContainerId) -> Result<Option<Leftover>> {
+    let Some(record) = store.load(id)? else { return Ok(None) };
+    let content = record.content();
+    let killed = Exit { status: 137, at: SystemTime::now() };
+    let leftover =
+        Leftover { pid: content.init.map_or(0, |init| init.pid), exit: content.exit().unwrap_or(killed) };
+    remove(&record)?;
+    record.remove()?;
+    store.prune();
+    Ok(Some(leftover))
+}
+
+fn remove(record: &Record) -> Result<()> {
+    let content = record.content();
+    // By cgroup and not by pid: it names all processes of the container and no others.
+    if let Some(cgroup) = Cgroup::open(&Layout::detect()?, &content.cgroup())? {
+        remove_cgroup(&cgroup)?;
+    }
+    if let Some(rootfs) = &content.mounted_rootfs {
+        MountedRootfs::adopt(rootfs).unmount()?;
+    }
+    Ok(())
+}
+
+fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        cgroup.kill()?;
+        match cgroup.remove()? {
+            Removal::Gone => return Ok(()),
+            Removal::Busy if Instant::now() > deadline => {
+                return Err(Error::StillBusy(cgroup.path().to_owned()));
+            }
+            Removal::Busy => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One watcher for each process, from its birth to its end.
+//!
+//! Owns the [`Newborn`] and then its pidfd; nothing else waits for the process (architecture, decision 6). It
+//! tells the mailbox of the birth, the start and the end in this order, because it learns them in this order.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::SystemTime;
+
+use dunnage_init::{Created, Newborn};
+use dunnage_sys::pidfd;
+use dunnage_sys::ready::{self, AsyncFd, Interest};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::command::Target;
+use crate::sandbox::Message;
+use crate::state::Exit;
+
+/// What a watcher tells.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// The child reached its gate, or could not.
+    Born(Result<Created, dunnage_init::Error>),
+    /// `execve` succeeded.
+    Started,
+    /// It did not.
+    NotStarted(dunnage_init::Error, Exit),
+    /// The process ended.
+    Exited(Exit),
+    /// Something in the container was killed for its memory limit.
+    Oom,
+    /// The freezer has stopped every process, or could not.
+    Frozen(crate::error::Result<()>),
+}
+
+/// Watches `newborn` until it has ended. Sending on `gate` starts it.
+pub(crate) fn process(
+    newborn: Newborn,
+    target: Target,
+    gate: oneshot::Receiver<()>,
+    mailbox: mpsc::WeakUnboundedSender<Message>,
+) {
+    tokio::task::spawn_local(async move {
+        let tell = |notice| tell(&mailbox, &target, notice);
+        if let Some(pidfd) = raise(newborn, gate, &tell).await {
+            tell(Notice::Exited(reap(&pidfd).await));
+        }
+    });
+}
+
+/// Watches for out-of-memory kills until the watch is gone.
+pub(crate) fn oom(
+    watch: dunnage_cgroup::OomWatch,
+    target: Target,
+    mailbox: mpsc::WeakUnboundedSender<Message>,
+) -> tokio::task::AbortHandle {
+    let watching = async move {
+        let Ok(ready) = ready::watch(&watch, Interest::READABLE) else { return };
+        loop {
+            let Ok(mut guard) = ready.readable().await else { return };
+            guard.clear_ready();
+            // Reading the counter also takes the notice off the descriptor.
+            let _ = watch.kills();
+            tell(&mailbox, &target, Notice::Oom);
+        }
+    };
+    tokio::task::spawn_local(watching).abort_handle()
+}
+
+fn tell(mailbox: &mpsc::WeakUnboundedSender<Message>, target: &Target, notice: Notice) {
+    // A sandbox that is gone has nobody left to tell.
+    if let Some(mailbox) = mailbox.upgrade() {
+        let _ = mailbox.send(Message::Notice(target.clone(), notice));
+    }
+}
+
+// Gives the pidfd back while the process lives on; `None` when its end was told already.
+async fn raise(mut newborn: Newborn, gate: oneshot::Receiver<()>, tell: &impl Fn(Notice)) -> Option<OwnedFd> {
+    match created(&mut newborn).await {
+        Ok(created) => tell(Notice::Born(Ok(created))),
+        Err(error) => {
+            // Dropped first: by the time the failure is told, the child is gone.
+            drop(newborn);
+            tell(Notice::Born(Err(error)));
+            return None;
+        }
+    }
+    let pidfd = newborn.pidfd();
+    tokio::select! {
+        exit = reap(&pidfd) => {
+            tell(Notice::Exited(exit));
+            return None;
+        }
+        opened = gate => {
+            // The driver is gone: so is the container, and dropping the newborn ends it.
+            opened.ok()?;
+        }
+    }
+    match started(&mut newborn).await {
+        Ok(()) => {
+            tell(Notice::Started);
+            Some(newborn.release().1)
+        }
+        Err(error) => {
+            drop(newborn);
+            let status = not_started_status(&error);
+            tell(Notice::NotStarted(error, Exit { status, at: SystemTime::now() }));
+            None
+        }
+    }
+}
+
+// What a shell answers: 127 for what is not there, 126 for what cannot be executed.
+pub(crate) fn not_started_status(error: &dunnage_init::Error) -> u32 {
+    match error.kind() {
+        dunnage_init::ErrorKind::NotFound => 127,
+        dunnage_init::ErrorKind::PermissionDenied => 126,
+        _ => 255,
+    }
+}
+
+async fn created(newborn: &mut Newborn) -> Result<Created, dunnage_init::Error> {
+    let socket = ready_of(newborn.as_fd());
+    loop {
+        if let Some(created) = newborn.poll_created()? {
+            return Ok(created);
+        }
+        wait(&socket).await;
+    }
+}
+
+async fn started(newborn: &mut Newborn) -> Result<(), dunnage_init::Error> {
+    newborn.start()?;
+    let socket = ready_of(newborn.as_fd());
+    while !newborn.poll_started()? {
+        wait(&socket).await;
+    }
+    Ok(())
+}
+
+async fn reap(pidfd: &impl AsFd) -> Exit {
+    let ready = ready_of(pidfd.as_fd());
+    loop {
+        match pidfd::try_reap(pidfd) {
+            Ok(Some(exit)) => {
+                let status = u32::try_from(exit.code()).unwrap_or(255);
+                return Exit { status, at: SystemTime::now() };
+            }
+            // ECHILD: somebody else reaped it. Nobody does, but an unknown exit must not become a hang.
+            Err(_) => return Exit { status: 255, at: SystemTime::now() },
+            Ok(None) => wait(&ready).await,
+        }
+    }
+}
+
+type Ready = Option<AsyncFd<OwnedFd>>;
+
+fn ready_of(fd: BorrowedFd<'_>) -> Ready {
+    ready::watch(fd, Interest::READABLE).ok()
+}
+
+// Without a descriptor to wait on (descriptors are exhausted) it looks again every few milliseconds.
+async fn wait(ready: &Ready) {
+    match ready {
+        Some(fd) => {
+            if let Ok(mut guard) = fd.readable().await {
+                guard.clear_ready();
+            }
+        }
+        None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+    }
+}

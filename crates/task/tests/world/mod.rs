@@ -1,0 +1,191 @@
+//! Bundles on a temporary directory, a sandbox of their own, and what must be gone at the end.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dunnage_spec::{ContainerId, Process};
+use dunnage_task::command::{Create, Exec, Reply};
+use dunnage_task::leftover::{self, Leftover};
+use dunnage_task::record::Store;
+use dunnage_task::stdio::StdioPaths;
+use dunnage_task::{Command, Event, Handle, Host, Result, Stamped, Target};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+/// Runs the story on one thread, as the shim does.
+pub(crate) fn run(story: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        tokio::time::timeout(std::time::Duration::from_secs(120), story)
+            .await
+            .expect("the story ended in time");
+    });
+}
+
+pub(crate) struct World {
+    sandbox: Handle,
+    events: mpsc::UnboundedReceiver<Stamped>,
+    directory: tempfile::TempDir,
+    cgroup: String,
+    store: Store,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(&directory.path().join("run"), &"test".parse().unwrap());
+        let (sink, events) = mpsc::unbounded_channel();
+        let (sandbox, _) = dunnage_task::spawn(Host::detect(store.clone()).unwrap(), sink);
+        let name = directory.path().file_name().unwrap().to_str().unwrap().replace('.', "");
+        Self { sandbox, events, cgroup: format!("/dunnage-task-{name}"), directory, store }
+    }
+
+    pub(crate) async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        self.sandbox.ask(make).await
+    }
+
+    pub(crate) fn container(&self, name: &str, args: &[&str]) -> ContainerId {
+        self.container_with(name, args, |_| ())
+    }
+
+    /// Writes a bundle; `change` edits its `config.json`.
+    pub(crate) fn container_with(
+        &self,
+        name: &str,
+        args: &[&str],
+        change: impl FnOnce(&mut Value),
+    ) -> ContainerId {
+        let bundle = self.bundle(name);
+        busybox(&bundle.join("rootfs"));
+        let mut config = config(args, &format!("{}/{name}", self.cgroup));
+        change(&mut config);
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        name.parse().unwrap()
+    }
+
+    pub(crate) async fn create(&self, id: &ContainerId) -> Result<u32> {
+        let stdout = self.bundle(id.as_str()).join("stdout").display().to_string();
+        let create = Create {
+            id: id.clone(),
+            bundle: self.bundle(id.as_str()),
+            rootfs: Vec::new(),
+            stdio: StdioPaths { stdout, ..StdioPaths::default() },
+            no_new_keyring: false,
+        };
+        self.ask(|reply| Command::Create(Box::new(create), reply)).await
+    }
+
+    pub(crate) async fn exec(&self, target: &Target, args: &[&str]) {
+        let exec = Exec {
+            id: target.id.clone(),
+            exec: target.exec.clone().unwrap(),
+            process: exec_process(args),
+            stdio: StdioPaths::default(),
+        };
+        self.ask(|reply| Command::Exec(Box::new(exec), reply)).await.unwrap();
+        self.ask(|reply| Command::Start(target.clone(), reply)).await.unwrap();
+    }
+
+    pub(crate) fn stdout(&self, id: &ContainerId) -> String {
+        fs::read_to_string(self.bundle(id.as_str()).join("stdout")).unwrap()
+    }
+
+    /// What was told since the last call.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.events.try_recv().ok()).map(|stamped| stamped.event).collect()
+    }
+
+    pub(crate) fn take_down_leftover(&self, id: &ContainerId) -> Result<Option<Leftover>> {
+        leftover::take_down(&self.store, id)
+    }
+
+    /// No record, no mount and no cgroup with this world's name.
+    pub(crate) fn nothing_is_left(&self) {
+        let records = self.directory.path().join("run/test");
+        let left: Vec<_> = fs::read_dir(&records).into_iter().flatten().collect();
+        assert!(left.is_empty(), "records: {left:?}");
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let here = self.directory.path().to_str().unwrap();
+        assert!(!mounts.contains(here), "mounts below {here}");
+        for hierarchy in cgroups() {
+            let parent = hierarchy.join(self.cgroup.trim_start_matches('/'));
+            let left: Vec<_> = fs::read_dir(&parent)
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| entry.ok())
+                .filter(|entry| entry.path().is_dir())
+                .collect();
+            assert!(left.is_empty(), "cgroups: {left:?}");
+        }
+    }
+
+    fn bundle(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // The parent of the containers' cgroups is the test's own, as a pod's is the kubelet's.
+        for hierarchy in cgroups() {
+            let _ = fs::remove_dir(hierarchy.join(self.cgroup.trim_start_matches('/')));
+        }
+    }
+}
+
+pub(crate) fn name(event: &Event) -> &'static str {
+    match event {
+        Event::Created { .. } => "created",
+        Event::Started { .. } => "started",
+        Event::ExecAdded { .. } => "exec-added",
+        Event::ExecStarted { .. } => "exec-started",
+        Event::Oom { .. } => "oom",
+        Event::Exited { .. } => "exited",
+        Event::Paused { .. } => "paused",
+        Event::Resumed { .. } => "resumed",
+        Event::Deleted { .. } => "deleted",
+    }
+}
+
+pub(crate) fn exec_process(args: &[&str]) -> Process {
+    let process = json!({ "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"] });
+    Process::from_json(process.to_string().as_bytes()).unwrap()
+}
+
+fn cgroups() -> Vec<PathBuf> {
+    let mut hierarchies: Vec<_> = fs::read_dir("/sys/fs/cgroup")
+        .unwrap()
+        .filter_map(|entry| entry.ok())
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    hierarchies.push(PathBuf::from("/sys/fs/cgroup"));
+    hierarchies
+}
+
+fn busybox(rootfs: &Path) {
+    for directory in ["bin", "proc", "dev", "sys", "tmp"] {
+        fs::create_dir_all(rootfs.join(directory)).unwrap();
+    }
+    fs::copy("/bin/busybox", rootfs.join("bin/busybox")).expect("busybox-static is installed");
+    for applet in ["sh", "true", "sleep", "test", "echo"] {
+        std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+    }
+}
+
+fn config(args: &[&str], cgroup: &str) -> Value {
+    let namespaces: Vec<_> =
+        ["pid", "mount", "ipc", "uts", "network"].iter().map(|kind| json!({ "type": kind })).collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": { "args": args, "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"] },
+        "root": { "path": "rootfs" },
+        "hostname": "test",
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"] },
+        ],
+        "linux": { "namespaces": namespaces, "cgroupsPath": cgroup, "resources": {} },
+    })
+}
