@@ -26,6 +26,9 @@ pub enum Error {
         /// What is missing.
         reason: &'static str,
     },
+    /// The filter cannot be compiled.
+    #[error("linux.seccomp: {0}")]
+    Seccomp(#[source] dunnage_seccomp::Error),
 }
 
 /// What an [`Error`] is, for decisions.
@@ -42,7 +45,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Nul { .. } | Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::Nul { .. } | Self::Invalid { .. } | Self::Seccomp(_) => ErrorKind::InvalidArgument,
             Self::Host { .. } => ErrorKind::Unsupported,
         }
     }
