@@ -2,7 +2,8 @@
 //!
 //! Owns the meaning of a [`Profile`] for every architecture a machine can run, the tables of system call
 //! numbers, and the assembling. Loading the program is left to whoever makes the process. A profile is `Hash`,
-//! so a caller can keep programs by it.
+//! so a caller can keep programs by it. libseccomp is not used because it is a C library, which a static binary
+//! built with cargo alone cannot have, and because it loads arguments before it knows that a call is allowed.
 //!
 //! ```text
 //! Profile ── decide ──▶ per architecture: ranges of numbers ──▶ actions or comparisons ── assemble ──▶ Program
@@ -64,12 +65,13 @@ pub fn compile(profile: &Profile) -> Result<Program, Error> {
 /// # Errors
 /// [`Error::TooLong`].
 pub fn compile_for(profile: &Profile, native: Arch) -> Result<Program, Error> {
-    let decisions = decide::decide(profile, native);
+    let (calls, unknown) = decide::resolve(profile);
+    let decisions = decide::decide(profile, &calls, native);
     let instructions = assemble::assemble(&decisions);
     if instructions.len() > INSTRUCTIONS_MAX {
         return Err(Error::TooLong { instructions: instructions.len() });
     }
-    Ok(Program { instructions, flags: profile.flags, unknown: unknown(profile) })
+    Ok(Program { instructions, flags: profile.flags, unknown })
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -80,13 +82,3 @@ const NATIVE: Arch = Arch::Aarch64;
 const NATIVE: Arch = Arch::X86;
 #[cfg(target_arch = "arm")]
 const NATIVE: Arch = Arch::Arm;
-
-fn unknown(profile: &Profile) -> Vec<String> {
-    let mut unknown: Vec<String> = Vec::new();
-    for name in profile.rules.iter().flat_map(|rule| &rule.names) {
-        if !syscall::is_known(name) && !unknown.contains(name) {
-            unknown.push(name.clone());
-        }
-    }
-    unknown
-}

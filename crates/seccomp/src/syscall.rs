@@ -26,20 +26,42 @@ pub(crate) const fn row(name: &'static str, x86_64: u32, x32: u32, x86: u32, aar
 /// The number of the call `name` on `arch`, for x32 with its bit; `None` when there is no such call.
 #[must_use]
 pub fn number(name: &str, arch: Arch) -> Option<u32> {
-    let column = match arch {
-        Arch::X86_64 => 0,
-        Arch::X32 => 1,
-        Arch::X86 => 2,
-        Arch::Aarch64 => 3,
-        Arch::Arm => 4,
-    };
-    let row = TABLE.binary_search_by(|row| row.name.cmp(name)).ok()?;
-    Some(TABLE[row].numbers[column]).filter(|&number| number != NONE)
+    Call::named(name)?.number(arch)
 }
 
-/// Whether any architecture has a call of this name.
-pub(crate) fn is_known(name: &str) -> bool {
-    TABLE.binary_search_by(|row| row.name.cmp(name)).is_ok() || multiplexed(name, Arch::X86).is_some()
+/// One call on every architecture.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    numbers: [u32; 5],
+    multiplexed: Option<(u32, Condition)>,
+}
+
+impl Call {
+    /// `None` when no architecture has a call of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let row = TABLE.binary_search_by(|row| row.name.cmp(name)).ok();
+        let numbers = row.map(|row| TABLE[row].numbers);
+        let multiplexed = multiplexed(name);
+        (numbers.is_some() || multiplexed.is_some())
+            .then(|| Self { numbers: numbers.unwrap_or([NONE; 5]), multiplexed })
+    }
+
+    /// Its number on `arch`, for x32 with its bit.
+    pub(crate) fn number(&self, arch: Arch) -> Option<u32> {
+        let column = match arch {
+            Arch::X86_64 => 0,
+            Arch::X32 => 1,
+            Arch::X86 => 2,
+            Arch::Aarch64 => 3,
+            Arch::Arm => 4,
+        };
+        Some(self.numbers[column]).filter(|&number| number != NONE)
+    }
+
+    /// The multiplexer through which `arch` also reaches it, and the condition that it is this call.
+    pub(crate) fn multiplexed(&self, arch: Arch) -> Option<(u32, Condition)> {
+        self.multiplexed.filter(|_| arch == Arch::X86)
+    }
 }
 
 /// Numbers that are no part of the row in which new calls are added.
@@ -53,60 +75,65 @@ pub(crate) fn reserved(arch: Arch) -> Range<u32> {
     }
 }
 
-/// The multiplexer through which `arch` also reaches the call `name`, and the condition that it is this call.
-pub(crate) fn multiplexed(name: &str, arch: Arch) -> Option<(u32, Condition)> {
-    if arch != Arch::X86 {
-        return None;
-    }
-    // linux/net.h, linux/ipc.h.
-    if let Some(call) = SOCKET_CALLS.iter().position(|&call| call == name) {
-        let operator = Operator::Equal;
-        return Some((102, Condition { argument: 0, operator, value: call as u64 + 1, value_two: 0 }));
-    }
-    let (_, call) = IPC_CALLS.iter().find(|(call, _)| *call == name)?;
-    // The upper half of the argument is a version that the kernel takes off.
-    let operator = Operator::MaskedEqual;
-    Some((117, Condition { argument: 0, operator, value: 0xffff, value_two: *call }))
+fn multiplexed(name: &str) -> Option<(u32, Condition)> {
+    let call = MULTIPLEXED.binary_search_by(|(call, ..)| call.cmp(&name)).ok()?;
+    let (_, multiplexer, value) = MULTIPLEXED[call];
+    let condition = match multiplexer {
+        Multiplexer::Socketcall => Condition { argument: 0, operator: Operator::Equal, value, value_two: 0 },
+        // The upper half of the argument is a version that the kernel takes off.
+        Multiplexer::Ipc => {
+            Condition { argument: 0, operator: Operator::MaskedEqual, value: 0xffff, value_two: value }
+        }
+    };
+    Some((multiplexer as u32, condition))
 }
 
-/// In the order of their numbers, from 1.
-const SOCKET_CALLS: [&str; 20] = [
-    "socket",
-    "bind",
-    "connect",
-    "listen",
-    "accept",
-    "getsockname",
-    "getpeername",
-    "socketpair",
-    "send",
-    "recv",
-    "sendto",
-    "recvfrom",
-    "shutdown",
-    "setsockopt",
-    "getsockopt",
-    "sendmsg",
-    "recvmsg",
-    "accept4",
-    "recvmmsg",
-    "sendmmsg",
-];
+/// The multiplexers of x86, by their numbers.
+#[derive(Debug, Clone, Copy)]
+enum Multiplexer {
+    Socketcall = 102,
+    Ipc = 117,
+}
 
-const IPC_CALLS: [(&str, u64); 12] = [
-    ("semop", 1),
-    ("semget", 2),
-    ("semctl", 3),
-    ("semtimedop", 4),
-    ("msgsnd", 11),
-    ("msgrcv", 12),
-    ("msgget", 13),
-    ("msgctl", 14),
-    ("shmat", 21),
-    ("shmdt", 22),
-    ("shmget", 23),
-    ("shmctl", 24),
-];
+/// What the first argument of a multiplexer selects (linux/net.h, linux/ipc.h), sorted by name.
+#[rustfmt::skip]
+const MULTIPLEXED: [(&str, Multiplexer, u64); 32] = {
+    use Multiplexer::{Ipc, Socketcall};
+    [
+        ("accept", Socketcall, 5),
+        ("accept4", Socketcall, 18),
+        ("bind", Socketcall, 2),
+        ("connect", Socketcall, 3),
+        ("getpeername", Socketcall, 7),
+        ("getsockname", Socketcall, 6),
+        ("getsockopt", Socketcall, 15),
+        ("listen", Socketcall, 4),
+        ("msgctl", Ipc, 14),
+        ("msgget", Ipc, 13),
+        ("msgrcv", Ipc, 12),
+        ("msgsnd", Ipc, 11),
+        ("recv", Socketcall, 10),
+        ("recvfrom", Socketcall, 12),
+        ("recvmmsg", Socketcall, 19),
+        ("recvmsg", Socketcall, 17),
+        ("semctl", Ipc, 3),
+        ("semget", Ipc, 2),
+        ("semop", Ipc, 1),
+        ("semtimedop", Ipc, 4),
+        ("send", Socketcall, 9),
+        ("sendmmsg", Socketcall, 20),
+        ("sendmsg", Socketcall, 16),
+        ("sendto", Socketcall, 11),
+        ("setsockopt", Socketcall, 14),
+        ("shmat", Ipc, 21),
+        ("shmctl", Ipc, 24),
+        ("shmdt", Ipc, 22),
+        ("shmget", Ipc, 23),
+        ("shutdown", Socketcall, 13),
+        ("socket", Socketcall, 1),
+        ("socketpair", Socketcall, 8),
+    ]
+};
 
 #[cfg(test)]
 mod tests {
@@ -151,10 +178,20 @@ mod tests {
 
     #[test]
     fn only_x86_has_multiplexers() {
+        let multiplexed = |name, arch| Call::named(name).unwrap().multiplexed(arch);
         assert_eq!(multiplexed("socket", Arch::X86_64), None);
+        assert_eq!(multiplexed("read", Arch::X86), None);
         let (number, condition) = multiplexed("shmat", Arch::X86).unwrap();
         assert_eq!((number, condition.value_two), (117, 21));
         assert_eq!(multiplexed("accept4", Arch::X86).unwrap().1.value, 18);
-        assert!(is_known("send"));
+    }
+
+    #[test]
+    fn every_multiplexed_call_is_found() {
+        for (name, ..) in MULTIPLEXED {
+            assert!(multiplexed(name).is_some(), "{name}");
+        }
+        assert_eq!(number("send", Arch::X86), None);
+        assert!(Call::named("send").is_some() && Call::named("no_such_call").is_none());
     }
 }
