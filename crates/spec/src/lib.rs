@@ -9,6 +9,7 @@ pub mod annotation;
 pub mod bundle;
 mod document;
 mod error;
+pub mod features;
 pub mod id;
 mod json;
 pub mod mount;
