@@ -2,8 +2,8 @@
 //!
 //! Owns the meaning of a [`Profile`] for every architecture a machine can run, the tables of system call
 //! numbers, and the assembling. Loading the program is left to whoever makes the process. A profile is `Hash`,
-//! so a caller can keep programs by it. libseccomp is not used because it is a C library, which a static binary
-//! built with cargo alone cannot have, and because it loads arguments before it knows that a call is allowed.
+//! so a caller can keep programs by it. libseccomp is not used because it is a C library, and dunnage needs
+//! none besides libc.
 //!
 //! ```text
 //! Profile ── decide ──▶ per architecture: ranges of numbers ──▶ actions or comparisons ── assemble ──▶ Program
