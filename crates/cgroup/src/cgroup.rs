@@ -60,7 +60,9 @@ impl Cgroup {
                 refuse_used(&dir, &path)?;
                 fresh = false;
             }
-            if hierarchy.is_unified() {
+            // On hybrid the unified tree may have stray controllers. Passing them on would forbid processes in
+            // directories where systemd and others put them.
+            if layout.is_unified() {
                 refused = tree::enable(hierarchy, path.parent().unwrap_or(Path::new("")));
             }
             if hierarchy.controllers().contains(&Controller::Cpuset) {
@@ -232,7 +234,7 @@ impl Cgroup {
 
     /// Where the files of a controller are, if anywhere.
     pub(crate) fn dir(&self, controller: Controller) -> Option<&Dir> {
-        self.v1(controller).or_else(|| self.unified())
+        if self.layout.is_unified() { self.dirs.last() } else { self.v1(controller) }
     }
 
     /// For messages.
@@ -342,13 +344,11 @@ impl Target for View<'_> {
 
 impl View<'_> {
     fn has(&self, controller: Controller) -> bool {
-        if self.cgroup.v1(controller).is_some() {
-            return true;
-        }
+        let Some(dir) = self.cgroup.dir(controller) else { return false };
         let mut text = Vec::new();
-        let dir = self.cgroup.unified();
-        dir.is_some_and(|dir| dir.read("cgroup.controllers", &mut text).is_ok())
-            && String::from_utf8_lossy(&text).split_whitespace().any(|name| name == controller.name())
+        !self.cgroup.layout.is_unified()
+            || dir.read("cgroup.controllers", &mut text).is_ok()
+                && String::from_utf8_lossy(&text).split_whitespace().any(|name| name == controller.name())
     }
 }
 

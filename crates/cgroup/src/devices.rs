@@ -59,13 +59,14 @@ pub(crate) fn apply_v2(user: &[DeviceRule], dir: &Dir, path: &Path, fresh: bool)
         loaded => loaded.call(|| "load a BPF device program")?,
     };
     let place = || format!("attach a BPF device program to cgroup {}", path.display());
-    let old = if fresh { Vec::new() } else { bpf::device_programs(dir).call(place)? };
-    loaded.attach(dir).call(place)?;
-    // All programs have to agree, so one that we left in a directory used before must go, after the new one is
-    // there.
-    for id in old {
-        detach_ours(id, dir).call(place)?;
+    if !fresh {
+        // All programs have to agree, so the one that we left in a directory used before must go. Nobody is in
+        // there, so nobody gains by the moment without one.
+        for id in bpf::device_programs(dir).call(place)? {
+            detach_ours(id, dir).call(place)?;
+        }
     }
+    loaded.attach(dir).call(place)?;
     Ok(None)
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dunnage_sys::kernfs::{Access, Dir, read_again};
-use dunnage_sys::{Call, eventfd, inotify};
+use dunnage_sys::{Call, Errno, eventfd, inotify};
 
 use crate::cgroup::Cgroup;
 use crate::controller::Controller;
@@ -67,12 +67,10 @@ impl Cgroup {
         if let Some(dir) = self.v1(Controller::Memory) {
             return watch_v1(dir);
         }
-        let dir =
-            self.unified().ok_or_else(|| self.no_controller("memory.events", Controller::Memory, &[]))?;
+        let missing = || self.no_controller("memory.events", Controller::Memory, &[]);
+        let dir = self.dir(Controller::Memory).ok_or_else(missing)?;
         let counter = match dir.open_file("memory.events", Access::Read) {
-            Err(dunnage_sys::Errno::NOENT) => {
-                return Err(self.no_controller("memory.events", Controller::Memory, &[]));
-            }
+            Err(Errno::NOENT) => return Err(missing()),
             opened => opened.call(|| "open memory.events")?,
         };
         let name = dir.open_name("memory.events").call(|| "open memory.events")?;
@@ -85,7 +83,7 @@ impl Cgroup {
     pub fn oom_kills(&self) -> u64 {
         let (dir, file) = match self.v1(Controller::Memory) {
             Some(dir) => (Some(dir), "memory.oom_control"),
-            None => (self.unified(), "memory.events"),
+            None => (self.dir(Controller::Memory), "memory.events"),
         };
         let mut text = Vec::new();
         match dir.map(|dir| dir.read(file, &mut text)) {

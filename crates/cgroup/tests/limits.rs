@@ -1,0 +1,283 @@
+//! Limits and device rules as the kernel has them afterwards.
+#![allow(clippy::unwrap_used, reason = "in the functions of tests too")]
+
+mod support;
+
+use std::fs;
+
+use dunnage_cgroup::{Cgroup, Controller, ErrorKind, Stats};
+use dunnage_spec::Resources;
+use dunnage_spec::resources::{Cpu, DeviceAccess, DeviceRule, DeviceRuleKind, Limit, Memory};
+use support::{Process, World, eventually};
+
+const MEBI: u64 = 1 << 20;
+
+fn file(cgroup: &Cgroup, hierarchy: &str, file: &str) -> String {
+    let sources = cgroup.mount_sources();
+    let source = sources.iter().find(|source| source.name.split(',').any(|name| name == hierarchy)).unwrap();
+    fs::read_to_string(source.path.join(file)).unwrap().trim().to_owned()
+}
+
+fn resources(shares: u64, quota: u64, mebi: u64, pids: u64) -> Resources {
+    Resources {
+        cpu: Cpu {
+            shares: Some(shares),
+            quota_us: Some(Limit::To(quota)),
+            period_us: Some(100_000),
+            ..Cpu::default()
+        },
+        memory: Memory {
+            limit: Some(Limit::To(mebi * MEBI)),
+            swap: Some(Limit::To(mebi * MEBI)),
+            ..Memory::default()
+        },
+        pids: Some(Limit::To(pids)),
+        ..Resources::default()
+    }
+}
+
+fn limits(cgroup: &Cgroup) -> [String; 5] {
+    [
+        file(cgroup, "cpu", "cpu.shares"),
+        file(cgroup, "cpu", "cpu.cfs_quota_us"),
+        file(cgroup, "memory", "memory.limit_in_bytes"),
+        file(cgroup, "memory", "memory.memsw.limit_in_bytes"),
+        file(cgroup, "pids", "pids.max"),
+    ]
+}
+
+#[test]
+fn limits_are_there_after_creation_and_follow_updates_up_and_down() {
+    let world = World::new();
+    let cgroup = world.create("id", &resources(512, 50_000, 64, 100));
+    assert_eq!(limits(&cgroup), ["512", "50000", "67108864", "67108864", "100"]);
+    for (shares, quota, mebi, pids) in [(2048, 150_000, 256, 7), (100, 20_000, 16, 2000)] {
+        cgroup.update(&resources(shares, quota, mebi, pids)).unwrap();
+        let bytes = (mebi * MEBI).to_string();
+        let expected = [shares.to_string(), quota.to_string(), bytes.clone(), bytes, pids.to_string()];
+        assert_eq!(limits(&cgroup), expected);
+    }
+    let mut unlimited = Resources::default();
+    unlimited.memory.limit = Some(Limit::Unlimited);
+    unlimited.cpu.quota_us = Some(Limit::Unlimited);
+    unlimited.pids = Some(Limit::Unlimited);
+    cgroup.update(&unlimited).unwrap();
+    let expected = ["100", "-1", "9223372036854771712", "9223372036854771712", "max"];
+    assert_eq!(limits(&cgroup), expected);
+}
+
+#[test]
+fn an_update_that_fails_half_way_leaves_the_old_limits() {
+    let world = World::new();
+    let cgroup = world.create("id", &resources(512, 50_000, 64, 100));
+    let before = limits(&cgroup);
+    let mut wrong = resources(100, 80_000, 128, 200);
+    wrong.hugepages = vec![("3MB".to_owned(), 1)];
+    let error = cgroup.update(&wrong).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented, "{error}");
+    assert_eq!(limits(&cgroup), before);
+}
+
+#[test]
+fn burst_follows_the_quota_in_both_directions() {
+    let world = World::new();
+    let mut wanted = resources(512, 80_000, 64, 100);
+    wanted.cpu.burst_us = Some(60_000);
+    let cgroup = world.create("id", &wanted);
+    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "60000");
+    // The kernel refuses a quota below the burst that is there.
+    cgroup.update(&resources(512, 30_000, 64, 100)).unwrap();
+    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "30000");
+    wanted.cpu.quota_us = Some(Limit::To(20_000));
+    let refused = cgroup.update(&wanted).unwrap();
+    assert_eq!((refused[0].file.as_str(), refused[0].value.as_str()), ("cpu.cfs_burst_us", "60000"));
+    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "20000");
+    wanted.cpu.quota_us = Some(Limit::Unlimited);
+    cgroup.update(&wanted).unwrap();
+    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "0");
+}
+
+#[test]
+fn an_idle_group_loses_its_shares_and_gets_them_back() {
+    let world = World::new();
+    let cgroup = world.create("id", &resources(512, 50_000, 64, 100));
+    let mut wanted = resources(512, 50_000, 64, 100);
+    wanted.cpu.idle = Some(true);
+    let refused = cgroup.update(&wanted).unwrap();
+    assert_eq!(file(&cgroup, "cpu", "cpu.idle"), "1");
+    assert_eq!(refused[0].file, "cpu.shares");
+    wanted.cpu.idle = Some(false);
+    assert!(cgroup.update(&wanted).unwrap().is_empty());
+    assert_eq!(file(&cgroup, "cpu", "cpu.idle"), "0");
+    assert_eq!(file(&cgroup, "cpu", "cpu.shares"), "512");
+}
+
+#[test]
+fn a_quota_above_the_parents_says_that_it_is_the_parents() {
+    let world = World::new();
+    let _pod = world.create("pod", &resources(512, 50_000, 64, 100));
+    let failed = Cgroup::create(&world.layout, &world.path("pod/id"), &resources(512, 90_000, 64, 100));
+    let error = failed.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let text = error.to_string();
+    assert!(text.contains("write 90000 to ") && text.contains("a parent cgroup has less CPU time"), "{text}");
+    let _fits = world.create("pod/id", &resources(512, 40_000, 64, 100));
+}
+
+#[test]
+fn a_cpuset_is_the_parents_until_it_is_given() {
+    let world = World::new();
+    let inherited = world.create("a", &Resources::default());
+    let root = world.layout.hierarchies().iter().find(|tree| tree.name() == "cpuset").unwrap().mount_point();
+    let all = fs::read_to_string(root.join("cpuset.cpus")).unwrap();
+    assert_eq!(file(&inherited, "cpuset", "cpuset.cpus"), all.trim());
+    let mut wanted = Resources::default();
+    wanted.cpu.cpus = Some("0".to_owned());
+    let given = world.create("b", &wanted);
+    assert_eq!(file(&given, "cpuset", "cpuset.cpus"), "0");
+    let process = Process::sleeping();
+    given.attach_all(process.pid()).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
+    assert!(status.contains("Cpus_allowed_list:\t0\n"));
+    wanted.cpu.cpus = Some("0-1".to_owned());
+    given.update(&wanted).unwrap();
+    assert_eq!(file(&given, "cpuset", "cpuset.cpus"), "0-1");
+}
+
+#[test]
+fn no_more_tasks_than_the_limit_can_be_made() {
+    let world = World::new();
+    let cgroup = world.create("id", &Resources { pids: Some(Limit::To(4)), ..Resources::default() });
+    let mut process = Process::perl(
+        "my $made = 0; for (1..50) { my $pid = fork; last unless defined $pid; $pid or sleep 1000; $made++ } \
+         print \"$made\\n\"; sleep 1000",
+    );
+    cgroup.attach_all(process.pid()).unwrap();
+    process.go();
+    assert_eq!(process.line(), "3\n");
+    let Stats::V1(stats) = cgroup.stats() else { panic!("controllers are on v1 here") };
+    let pids = stats.pids.unwrap();
+    assert_eq!((pids.current, pids.limit), (4, Some(4)));
+    cgroup.kill().unwrap();
+    eventually("emptiness", || !cgroup.populated());
+}
+
+#[test]
+fn a_limit_below_usage_is_refused_with_the_usage_when_asked_to_check() {
+    let world = World::new();
+    let cgroup = world.create("id", &resources(512, 50_000, 256, 100));
+    let mut process = Process::perl("my $n = 64 << 20; my $keep = 'x' x $n; print \"ready\\n\"; sleep 1000");
+    cgroup.attach_all(process.pid()).unwrap();
+    process.go();
+    assert_eq!(process.line(), "ready\n");
+    let before = limits(&cgroup);
+    let mut small = resources(100, 50_000, 8, 100);
+    small.memory.check_before_update = true;
+    let error = cgroup.update(&small).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+    assert_eq!(limits(&cgroup), before);
+    // Unchecked, v1 itself refuses after it could not reclaim, and everything is taken back.
+    small.memory.check_before_update = false;
+    let error = cgroup.update(&small).unwrap_err();
+    assert!(error.to_string().contains("EBUSY") && error.to_string().contains("in use are"), "{error}");
+    assert_eq!(limits(&cgroup), before);
+}
+
+fn deny_all() -> DeviceRule {
+    let access = DeviceAccess { read: true, write: true, mknod: true };
+    DeviceRule { allow: false, kind: DeviceRuleKind::All, major: None, minor: None, access }
+}
+
+/// Whether a process in the cgroup can open a device for reading.
+fn opens(cgroup: &Cgroup, device: &str) -> bool {
+    let mut process =
+        Process::perl(&format!("POSIX::_exit(defined POSIX::open('{device}', O_RDONLY) ? 0 : 1)"));
+    cgroup.attach_all(process.pid()).unwrap();
+    process.go();
+    process.child.wait().unwrap().success()
+}
+
+fn kmsg() -> DeviceRule {
+    DeviceRule { allow: true, kind: DeviceRuleKind::Char, major: Some(1), minor: Some(11), ..deny_all() }
+}
+
+#[test]
+fn only_allowed_devices_open_whether_a_file_or_a_program_says_so() {
+    for world in [World::new(), World::unified()] {
+        let devices =
+            |devices: &[DeviceRule]| Resources { devices: devices.to_vec(), ..Resources::default() };
+        let strict = world.create("strict", &devices(&[deny_all()]));
+        assert!(opens(&strict, "/dev/null"));
+        assert!(!opens(&strict, "/dev/kmsg"));
+        let allowed = world.create("allowed", &devices(&[deny_all(), kmsg()]));
+        assert!(opens(&allowed, "/dev/kmsg"));
+        let write_only = DeviceAccess { read: false, write: true, mknod: false };
+        let half = world.create("half", &devices(&[deny_all(), DeviceRule { access: write_only, ..kmsg() }]));
+        assert!(!opens(&half, "/dev/kmsg"));
+        let privileged =
+            world.create("privileged", &devices(&[deny_all(), DeviceRule { allow: true, ..deny_all() }]));
+        assert!(opens(&privileged, "/dev/kmsg"));
+    }
+}
+
+#[test]
+fn rules_of_an_earlier_container_in_the_same_directory_are_replaced() {
+    let world = World::unified();
+    let devices = |devices: &[DeviceRule]| Resources { devices: devices.to_vec(), ..Resources::default() };
+    let first = world.create("id", &devices(&[deny_all()]));
+    assert!(!opens(&first, "/dev/kmsg"));
+    eventually("emptiness", || !first.populated());
+    let second = world.create("id", &devices(&[deny_all(), kmsg()]));
+    assert!(opens(&second, "/dev/kmsg"));
+}
+
+#[test]
+fn a_value_of_a_policy_is_written_or_refused_by_name() {
+    let world = World::new();
+    let cgroup = world.create("id", &Resources::default());
+    assert_eq!(cgroup.try_write(Controller::Memory, "memory.swappiness", "7", "policy"), None);
+    assert_eq!(file(&cgroup, "memory", "memory.swappiness"), "7");
+    let refused = cgroup.try_write(Controller::Memory, "memory.high", "7", "policy").unwrap();
+    assert_eq!(
+        refused.to_string(),
+        "memory.high = \"7\" was not set: policy: ENOENT (No such file or directory)"
+    );
+}
+
+#[test]
+fn limits_need_a_controller_and_say_which() {
+    let world = World::unified();
+    let failed = Cgroup::create(&world.layout, &world.path("id"), &resources(512, 50_000, 64, 100));
+    let error = failed.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unimplemented);
+    assert!(error.to_string().contains("needs the memory controller"), "{error}");
+    assert_eq!(world.census(), [""; 0]);
+}
+
+#[test]
+fn counters_are_read_again_and_again() {
+    let world = World::new();
+    let cgroup = world.create("id", &resources(512, 50_000, 64, 100));
+    // Memory stays counted where it was taken, so it has to be taken inside.
+    let mut process = Process::perl("my $n = 1 << 20; my $keep = 'x' x $n; 1 while 1");
+    cgroup.attach_all(process.pid()).unwrap();
+    process.go();
+    let used = || match cgroup.stats() {
+        Stats::V1(stats) => stats.usage.unwrap().total,
+        Stats::V2(stats) => stats.cpu.unwrap().usage_usec.unwrap(),
+    };
+    let first = used();
+    eventually("more CPU time", || used() > first + 1_000_000);
+    let Stats::V1(stats) = cgroup.stats() else { panic!("controllers are on v1 here") };
+    let memory = stats.memory.unwrap();
+    assert_eq!(memory.usage.unwrap().limit, Some(64 * MEBI));
+    assert_eq!(memory.hierarchical_memory_limit, Some(64 * MEBI));
+    assert!(memory.total.rss.unwrap() > 0);
+    assert_eq!(stats.oom_control.unwrap().oom_kill, Some(0));
+    assert!(stats.throttling.unwrap().nr_periods.is_some());
+    let unified = World::unified();
+    let Stats::V2(stats) = unified.create("u", &Resources::default()).stats() else { panic!("unified") };
+    assert!(stats.cpu.unwrap().usage_usec.is_some());
+    assert!(stats.memory.is_none() && stats.memory_events.is_none());
+    drop(process);
+}
