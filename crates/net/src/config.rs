@@ -1,5 +1,6 @@
 //! The wanted state of a pod network, checked by [`NetworkConfig::check`] before anything is touched.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -152,7 +153,7 @@ impl Protocol {
     }
 }
 
-/// A port of the host that leads to a port of the pod.
+/// A port of the host that leads to a port of the pod; prints as `8080/tcp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HostPort {
     /// Only this address of the host, or every one.
@@ -163,4 +164,10 @@ pub struct HostPort {
     pub container_port: u16,
     /// Transport protocol.
     pub protocol: Protocol,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host_port, self.protocol.as_str())
+    }
 }

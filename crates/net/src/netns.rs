@@ -24,6 +24,9 @@ pub struct Netns {
 }
 
 impl Netns {
+    /// Where the namespaces of pods that nobody else made are pinned.
+    pub const DIR: &str = "/run/dunnage/netns";
+
     /// Makes a new network namespace pinned at `dir/name`; `dir` is made when it is missing.
     ///
     /// # Errors
@@ -71,6 +74,14 @@ impl Netns {
             netns::enter(&self.fd)?;
             Ok(work())
         })?
+    }
+
+    /// Whether it is the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn is_own(&self) -> Result<bool> {
+        Ok(netns::identify(netns::own()?)? == Some(self.id))
     }
 
     /// Which namespace it is.

@@ -52,6 +52,10 @@ impl PodNetwork {
     /// Anything that goes wrong is undone, in reverse. [`Error::Attached`] when the owner has the interface,
     /// [`Error::Exhausted`] when there is no address, [`Error::PortTaken`] when another pod has a host port.
     pub fn attach(&mut self, owner: &Owner, netns: &Netns, ports: &[HostPort]) -> Result<Attachment> {
+        if netns.is_own()? {
+            let value = netns.path().display().to_string();
+            return Err(Error::Invalid { what: "network namespace", value, reason: "is that of the host" });
+        }
         let leases = self.store.lock()?;
         let mut undo = Undo::new(Work { host: &mut self.host, leases });
         match attach(&mut undo, owner, netns, ports) {
@@ -133,13 +137,16 @@ fn attach(undo: &mut Undo<Work<'_>>, owner: &Owner, netns: &Netns, ports: &[Host
     let pair = undo.create_veth(&attachment, netns, bridge)?;
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));
-    configure_pod_end(&attachment, netns, pair, undo.host.config.mode)?;
     undo.configure_host_end(&attachment, pair)?;
+    configure_pod_end(&attachment, netns, pair, undo.host.config.mode)?;
+    // The end that came up first has carrier now, but drops packets until a work queue of the kernel has seen
+    // it. Asking for the link settles that at once (since 6.8), so that the pod's first packet is not lost.
+    undo.host.route.link(&attachment.host_ifname)?;
 
     if !ports.is_empty() {
-        undo.open_ports(&attachment, &ports)?;
         let pod = attachment.clone();
         undo.push("remove the host ports", move |work| work.remove_ports(&pod));
+        undo.open_ports(&attachment, &ports)?;
     }
     undo.leases.set_state(&mut lease, LeaseState::Active)?;
     Ok(attachment)
@@ -249,7 +256,7 @@ impl Work<'_> {
     }
 
     fn remove_ports(&mut self, pod: &Attachment) -> Result<()> {
-        self.host.nft.remove_ports(pod.address.addr(), pod.address6.map(|net| net.addr())).map(drop)
+        self.host.nft.remove_ports(pod.address.addr(), pod.address6.map(|net| net.addr()))
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod world;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use dunnage_net::{Error, Kind, LeaseState, Mode, Netns, NetworkConfig, PodNetwork};
@@ -199,5 +200,47 @@ fn addresses_of_pods_whose_namespace_is_gone_are_swept_when_they_are_needed() {
         wait_for_links_to_go(&["dnp0a580004"]);
         assert_eq!(world.pod(&mut network, "next").ip(), address);
         assert!(network.sweep().unwrap().is_empty(), "nobody else is dead");
+    });
+}
+
+#[test]
+fn the_network_namespace_of_the_host_is_no_pod() {
+    on_fresh_host(|world| {
+        let before = world.census();
+        let error = world.network().attach(&owner("host"), &here(world).0, &[]).unwrap_err();
+        assert!(error.to_string().ends_with("is that of the host"), "{error}");
+        assert_eq!(world.census(), before);
+    });
+}
+
+#[test]
+fn sixty_four_pods_at_once_get_sixty_four_working_attachments() {
+    on_fresh_host(|world| {
+        let before = world.census();
+        let host = here(world);
+        let pods: Vec<_> = std::thread::scope(|scope| {
+            let attach = |i| host.0.run(move || world.pod(&mut world.network(), &format!("pod{i}"))).unwrap();
+            let threads: Vec<_> = (0..64).map(|i| scope.spawn(move || attach(i))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let addresses: BTreeSet<IpAddr> = pods.iter().map(world::Pod::ip).collect();
+        assert_eq!(addresses.len(), 64);
+        for (from, to) in pods.iter().zip(pods.iter().skip(1)) {
+            assert_eq!(
+                seen_as(&from.netns.0, &to.netns.0, any(PORT), (to.ip(), PORT).into()).unwrap(),
+                from.ip()
+            );
+        }
+        std::thread::scope(|scope| {
+            let detach =
+                |pod: &world::Pod| host.0.run(|| world.network().detach(&pod.owner).unwrap()).unwrap();
+            for pod in &pods {
+                scope.spawn(move || assert!(detach(pod)));
+            }
+        });
+        assert!(world.network().remove_if_unused().unwrap());
+        drop(pods);
+        wait_for_links_to_go(&["dnp"]);
+        assert_eq!(world.census(), before);
     });
 }

@@ -102,6 +102,29 @@ fn udp_passes_a_host_port_and_comes_back() {
 }
 
 #[test]
+fn a_udp_client_that_never_stops_reaches_the_pod_that_has_the_port_now() {
+    on_fresh_host(|world| {
+        let outside = world.outside();
+        let mut network = world.network();
+        let dns = HostPort { host_ip: None, host_port: 5353, container_port: 53, protocol: Protocol::Udp };
+        // Conntrack works as soon as there is a network, and remembers that nobody had the port.
+        let _other = world.pod(&mut network, "other");
+        let client = outside.0.run(|| UdpSocket::bind(any4(0)).unwrap()).unwrap();
+        client.send_to(b"early", (UPLINK, 5353)).unwrap();
+        for name in ["first", "second"] {
+            let pod = world.pod_with_ports(&mut network, name, &[dns]).unwrap();
+            let server = pod.netns.0.run(|| UdpSocket::bind(any4(53)).unwrap()).unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.send_to(name.as_bytes(), (UPLINK, 5353)).unwrap();
+            let mut buffer = [0; 16];
+            let (length, from) = server.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], from.ip()), (name.as_bytes(), IpAddr::from(OUTSIDE)));
+            network.detach(&pod.owner).unwrap();
+        }
+    });
+}
+
+#[test]
 fn dual_stack_pods_reach_each_other_and_outside_and_have_host_ports() {
     for mode in [Mode::Routed, Mode::Bridged] {
         on_fresh_host(|world| {

@@ -4,6 +4,7 @@
 //! so that nothing grows with the number of pods but hash tables. No `nft` program is run: one takes 4 to 20 ms
 //! for what takes 7 µs here.
 
+mod conntrack;
 mod expression;
 mod layout;
 mod ports;

@@ -7,7 +7,7 @@ use super::table::{ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, attributes};
 use crate::error::or_absent;
-use crate::{Error, HostPort, Result};
+use crate::{Error, HostPort, Protocol, Result};
 
 /// The host ports of one pod, checked against its addresses.
 #[derive(Debug)]
@@ -18,8 +18,7 @@ struct Element {
     map: &'static str,
     key: Vec<u8>,
     value: Vec<u8>,
-    /// Port and protocol for messages.
-    port: String,
+    port: HostPort,
 }
 
 impl PodPorts {
@@ -68,7 +67,7 @@ impl Element {
         key.extend(padded(port.host_port));
         let mut value = pod.to_vec();
         value.extend(padded(port.container_port));
-        Self { map, key, value, port: format!("{}/{}", port.host_port, port.protocol.as_str()) }
+        Self { map, key, value, port: *port }
     }
 }
 
@@ -79,11 +78,7 @@ fn padded(port: u16) -> [u8; 4] {
 }
 
 fn invalid(port: &HostPort, reason: &'static str) -> Error {
-    Error::Invalid {
-        what: "host port",
-        value: format!("{}/{}", port.host_port, port.protocol.as_str()),
-        reason,
-    }
+    Error::Invalid { what: "host port", value: port.to_string(), reason }
 }
 
 impl NftSocket {
@@ -95,7 +90,7 @@ impl NftSocket {
             elements(Verb::NewElement, flags, element.map, &[data])
         });
         match self.transact(requests.collect()) {
-            Ok(()) => Ok(()),
+            Ok(()) => self.forget_stale(ports),
             Err(failed) if is_taken(&failed.error) => Err(match ports.0.get(failed.index) {
                 Some(element) => self.taken(element),
                 None => failed.error,
@@ -104,24 +99,36 @@ impl NftSocket {
         }
     }
 
-    /// Removes every port that leads to one of the addresses; gives how many there were.
+    /// After the elements are there, so that no packet in between is decided the old way.
+    fn forget_stale(&mut self, ports: &PodPorts) -> Result<()> {
+        for element in ports.0.iter().filter(|element| element.port.protocol == Protocol::Udp) {
+            let ipv4 = [HP4, HPIP4].contains(&element.map);
+            self.forget_flows_to_port(ipv4, element.port.protocol.number(), element.port.host_port)?;
+        }
+        Ok(())
+    }
+
+    /// Removes every port that leads to one of the addresses.
     ///
     /// The maps are asked, not a record of ours, so that nothing can be forgotten.
-    pub(crate) fn remove_ports(&mut self, pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<usize> {
+    pub(crate) fn remove_ports(&mut self, pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<()> {
+        self.remove_ports_of(&[HP4, HPIP4], pod4.into(), &pod4.octets())?;
+        match pod6 {
+            Some(pod6) => self.remove_ports_of(&[HP6, HPIP6], pod6.into(), &pod6.octets()),
+            None => Ok(()),
+        }
+    }
+
+    fn remove_ports_of(&mut self, maps: &[&str], pod: IpAddr, value: &[u8]) -> Result<()> {
         let mut requests = Vec::new();
-        for map in [HP4, HPIP4] {
-            requests.extend(self.leading_to(map, &pod4.octets())?);
+        for map in maps {
+            requests.extend(self.leading_to(map, value)?);
         }
-        if let Some(pod6) = pod6 {
-            for map in [HP6, HPIP6] {
-                requests.extend(self.leading_to(map, &pod6.octets())?);
-            }
+        if requests.is_empty() {
+            return Ok(());
         }
-        let count = requests.len();
-        if count > 0 {
-            or_absent(self.transact(requests).map_err(Error::from))?;
-        }
-        Ok(count)
+        or_absent(self.transact(requests).map_err(Error::from))?;
+        self.forget_flows_to(pod)
     }
 
     fn leading_to(&mut self, map: &str, pod: &[u8]) -> Result<Vec<crate::channel::Request>> {
@@ -133,7 +140,7 @@ impl NftSocket {
         let held =
             self.dump(element.map).unwrap_or_default().into_iter().find(|(key, _)| *key == element.key);
         let holder = held.map_or_else(|| "unknown".to_owned(), |(_, value)| address(&value));
-        Error::PortTaken { port: element.port.clone(), holder }
+        Error::PortTaken { port: element.port.to_string(), holder }
     }
 
     /// Keys and values of a map; none when the table is not there.

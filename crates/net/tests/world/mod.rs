@@ -79,6 +79,8 @@ impl World {
                 ip("link set eth0 up");
             })
             .unwrap();
+        // The end that came up first drops packets until the kernel has noticed its carrier, which asking does.
+        ip("link show uplink");
         outside
     }
 
