@@ -9,6 +9,7 @@ mod files;
 mod limits;
 mod order;
 mod pod;
+mod refusals;
 mod rig;
 mod safety;
 mod walls;

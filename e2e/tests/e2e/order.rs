@@ -1,8 +1,20 @@
-//! The order of events and the life of processes, on a bare shim with the test as its containerd.
+//! The order of events, the states of a task and the races between calls, on a bare shim with the test as its
+//! containerd.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api::{DeleteResponse, WaitResponse};
+use dunnage_e2e::bundle::{self, Bundle, Fifo};
 use dunnage_e2e::events::Event;
+use dunnage_e2e::process::Process;
+use dunnage_e2e::programs::Runtime;
+use dunnage_e2e::task::{Code, Exec, Status, TaskClient, code, message};
+use dunnage_e2e::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
+use crate::only_dunnage;
 use crate::rig::Bench;
 
 #[tokio::test]
@@ -15,10 +27,7 @@ async fn a_task_that_exits_at_once_starts_before_it_exits_and_exits_once_two_hun
         ensure!(client.start(&id, "").await? == pid);
         ensure!(client.wait(&id, "").await?.exit_status == 0);
         bench.finish(bundle, &client).await?;
-        bench
-            .events
-            .wait_for("the deletion", |event| matches!(event, Event::Delete { id: of, .. } if *of == id))
-            .await?;
+        bench.events.wait_for("the deletion", |event| is_delete(event, &id)).await?;
         let expected = [
             Event::Create { id: id.clone(), pid },
             Event::Start { id: id.clone(), pid },
@@ -27,5 +36,503 @@ async fn a_task_that_exits_at_once_starts_before_it_exits_and_exits_once_two_hun
         ];
         assert_eq!(bench.events.of(&id), expected, "round {round}");
     }
+    bench.require_nothing_left().await
+}
+
+fn is_delete(event: &Event, id: &str) -> bool {
+    matches!(event, Event::Delete { id: of, .. } if of == id)
+}
+
+#[tokio::test]
+async fn a_state_after_an_answer_shows_what_the_answer_said() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    ensure!(code(&client.state("c", "").await) == Some(Code::NOT_FOUND));
+    let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    let state = client.state("c", "").await?;
+    ensure!(state.status.enum_value() == Ok(Status::CREATED) && state.pid == pid, "{state:?}");
+    ensure!(state.bundle == bundle.path(), "{state:?}");
+    client.start("c", "").await?;
+    ensure!(client.state("c", "").await?.status.enum_value() == Ok(Status::RUNNING));
+    ensure!(client.pids("c").await? == [pid]);
+    let (shim, task) = client.pids_of_shim_and_task("c").await?;
+    ensure!(task == pid && Process::read(i32::try_from(shim)?).is_some(), "{shim} {task}");
+    client.kill("c", "", 15, false).await?;
+    client.kill("c", "", 9, false).await?;
+    let end = client.wait("c", "").await?;
+    ensure!(end.exit_status == 137 && end.exited_at.seconds > 0, "{end:?}");
+    let state = client.state("c", "").await?;
+    ensure!(state.status.enum_value() == Ok(Status::STOPPED), "{state:?}");
+    ensure!(state.pid == pid && state.exit_status == 137 && state.exited_at == end.exited_at, "{state:?}");
+    ensure!(
+        code(&client.kill("c", "", 9, false).await) == Some(Code::NOT_FOUND),
+        "a dead task took a signal"
+    );
+    let deleted = client.delete("c", "").await?;
+    ensure!(deleted.pid == pid && deleted.exit_status == 137, "{deleted:?}");
+    for refused in [code(&client.state("c", "").await), code(&client.delete("c", "").await)] {
+        ensure!(refused == Some(Code::NOT_FOUND), "{refused:?}");
+    }
+    bench.dispose(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn wait_answers_everyone_with_the_same_end_before_and_after_it() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sh", "-c", "sleep 0.2; exit 5"]).await?;
+    bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    let early: Vec<_> = (0..5).map(|_| spawn_wait(&client, "c", "")).collect();
+    client.start("c", "").await?;
+    let end = client.wait("c", "").await?;
+    ensure!(end.exit_status == 5, "{end:?}");
+    for waiting in early {
+        ensure!(waiting.await?? == end);
+    }
+    ensure!(client.wait("c", "").await? == end);
+    bench.finish(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+fn spawn_wait(
+    client: &TaskClient,
+    id: &str,
+    exec_id: &str,
+) -> tokio::task::JoinHandle<ttrpc::Result<WaitResponse>> {
+    let (client, id, exec_id) = (client.clone(), id.to_owned(), exec_id.to_owned());
+    tokio::spawn(async move { client.wait(&id, &exec_id).await })
+}
+
+#[tokio::test]
+async fn a_call_in_the_wrong_state_is_refused_and_changes_nothing() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    for refused in [code(&client.pause("c").await), code(&client.resume("c").await)] {
+        ensure!(refused.is_some(), "a created task was frozen or thawed");
+    }
+    client.start("c", "").await?;
+    let refusals = [
+        ("Start", message(&client.start("c", "").await).to_owned()),
+        ("Resume", message(&client.resume("c").await).to_owned()),
+        ("Delete", message(&client.delete("c", "").await).to_owned()),
+    ];
+    for (call, refusal) in refusals {
+        ensure!(!refusal.is_empty(), "{call} of a running task was not refused");
+    }
+    ensure!(client.state("c", "").await?.status.enum_value() == Ok(Status::RUNNING));
+    client.pause("c").await?;
+    ensure!(code(&client.pause("c").await).is_some(), "frozen twice");
+    let exec = Exec { id: "c", exec_id: "e", spec: bundle::process(&["true"]), ..Default::default() };
+    ensure!(code(&client.exec(exec).await).is_some(), "an exec in a frozen task");
+    client.resume("c").await?;
+    client.kill("c", "", 9, true).await?;
+    client.wait("c", "").await?;
+    let stopped = [code(&client.start("c", "").await), code(&client.pause("c").await)];
+    ensure!(stopped.iter().all(Option::is_some), "{stopped:?}");
+    bench.finish(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_created_task_can_be_deleted_without_having_run() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.delete("c", "").await?;
+    let gone = || Process::read(i32::try_from(pid).unwrap_or_default()).is_none().then_some(());
+    wait::until("the end of the parked process", gone).await?;
+    bench.dispose(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_parked_process_that_is_killed_stops_the_task_and_start_says_so() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    let end = client.wait("c", "").await?;
+    ensure!(end.exit_status == 137, "{end:?}");
+    ensure!(code(&client.start("c", "").await).is_some(), "a dead task was started");
+    bench.finish(bundle, &client).await?;
+    bench.events.wait_for("the exit", Event::is_init_exit).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn execs_start_exit_and_are_deleted_in_order_and_before_the_task() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    let init = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    for round in 0..50 {
+        let exec_id = format!("e{round}");
+        let status = round % 3;
+        exec(&client, "c", &exec_id, &["probe", "exit", &status.to_string()]).await?;
+        ensure!(client.state("c", &exec_id).await?.status.enum_value() == Ok(Status::CREATED));
+        let pid = client.start("c", &exec_id).await?;
+        ensure!(client.wait("c", &exec_id).await?.exit_status == status, "round {round}");
+        let deleted = client.delete("c", &exec_id).await?;
+        ensure!(deleted.pid == pid && deleted.exit_status == status, "{deleted:?}");
+        ensure!(code(&client.state("c", &exec_id).await) == Some(Code::NOT_FOUND));
+    }
+    client.kill("c", "", 9, false).await?;
+    client.wait("c", "").await?;
+    bench.finish(bundle, &client).await?;
+    bench.events.wait_for("the deletion", |event| is_delete(event, "c")).await?;
+    let events = bench.events.of("c");
+    for round in 0..50 {
+        let exec_id = format!("e{round}");
+        let own: Vec<&Event> = events.iter().filter(|event| exec_of(event) == Some(&exec_id)).collect();
+        let [Event::ExecAdded { .. }, Event::ExecStarted { pid, .. }, Event::Exit { pid: ended, status, .. }] =
+            own[..]
+        else {
+            anyhow::bail!("{own:?}")
+        };
+        ensure!(pid == ended && *status == round % 3, "{own:?}");
+    }
+    let exit = Event::Exit { id: "c".to_owned(), exec_id: "c".to_owned(), pid: init, status: 137 };
+    ensure!(events.iter().filter(|event| **event == exit).count() == 1, "{events:?}");
+    bench.require_nothing_left().await
+}
+
+fn exec_of(event: &Event) -> Option<&String> {
+    match event {
+        Event::ExecAdded { exec_id, .. }
+        | Event::ExecStarted { exec_id, .. }
+        | Event::Exit { exec_id, .. } => Some(exec_id),
+        _ => None,
+    }
+}
+
+async fn exec(client: &TaskClient, id: &str, exec_id: &str, args: &[&str]) -> ttrpc::Result<()> {
+    client.exec(Exec { id, exec_id, spec: bundle::process(args), ..Default::default() }).await
+}
+
+#[tokio::test]
+async fn the_end_of_a_task_is_told_after_the_ends_of_its_execs() -> Result<()> {
+    let bench = Bench::new().await?;
+    for round in 0..20 {
+        let id = format!("c{round}");
+        let (bundle, client) = bench.task(&id, &["sleep", "1000"]).await?;
+        bundle.create(&bench.world, &client, ["", "", ""]).await?;
+        client.start(&id, "").await?;
+        for exec_id in ["a", "b", "c"] {
+            exec(&client, &id, exec_id, &["sleep", "1000"]).await?;
+            client.start(&id, exec_id).await?;
+        }
+        client.kill(&id, "", 9, false).await?;
+        client.wait(&id, "").await?;
+        bench.finish(bundle, &client).await?;
+        bench.events.wait_for("the deletion", |event| is_delete(event, &id)).await?;
+        let exits: Vec<_> =
+            bench.events.of(&id).into_iter().filter(|event| matches!(event, Event::Exit { .. })).collect();
+        ensure!(exits.len() == 4 && exits[3].is_init_exit(), "round {round}: {exits:?}");
+    }
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn an_exec_id_can_be_taken_once() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    let race = tokio::join!(exec(&client, "c", "e", &["true"]), exec(&client, "c", "e", &["true"]));
+    let codes = [code(&race.0), code(&race.1)];
+    ensure!(codes.contains(&None) && codes.contains(&Some(Code::ALREADY_EXISTS)), "{codes:?}");
+    client.delete("c", "e").await.context("a registered exec can be deleted")?;
+    exec(&client, "c", "e", &["true"]).await.context("and its id taken again")?;
+    client.start("c", "e").await?;
+    client.wait("c", "e").await?;
+    client.delete("c", "e").await?;
+    client.kill("c", "", 9, false).await?;
+    client.wait("c", "").await?;
+    bench.finish(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn many_execs_at_once_each_come_back_with_their_own_code() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    let mut running = Vec::new();
+    for n in 0..20 {
+        let client = client.clone();
+        running.push(tokio::spawn(async move {
+            let exec_id = format!("e{n}");
+            exec(&client, "c", &exec_id, &["probe", "exit", &n.to_string()]).await?;
+            client.start("c", &exec_id).await?;
+            let status = client.wait("c", &exec_id).await?.exit_status;
+            client.delete("c", &exec_id).await?;
+            ttrpc::Result::Ok((n, status))
+        }));
+    }
+    for exec in running {
+        let (n, status) = exec.await??;
+        ensure!(n == status, "exec {n} came back with {status}");
+    }
+    client.kill("c", "", 9, false).await?;
+    client.wait("c", "").await?;
+    bench.finish(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_task_that_ends_under_its_execs_answers_every_call() -> Result<()> {
+    let bench = Bench::new().await?;
+    for round in 0..10 {
+        let id = format!("c{round}");
+        let (bundle, client) = bench.task(&id, &["sleep", "1000"]).await?;
+        bundle.create(&bench.world, &client, ["", "", ""]).await?;
+        client.start(&id, "").await?;
+        let racing = {
+            let (client, id) = (client.clone(), id.clone());
+            tokio::spawn(async move {
+                let mut answers = Vec::new();
+                for n in 0..20 {
+                    let exec_id = format!("e{n}");
+                    let added = exec(&client, &id, &exec_id, &["true"]).await;
+                    let started = client.start(&id, &exec_id).await;
+                    answers.push((added.is_ok(), started.is_ok()));
+                }
+                answers
+            })
+        };
+        tokio::time::sleep(Duration::from_millis(5 * round)).await;
+        client.kill(&id, "", 9, false).await?;
+        client.wait(&id, "").await?;
+        let answers = racing.await?;
+        ensure!(answers.len() == 20, "{answers:?}");
+        bench.finish(bundle, &client).await?;
+    }
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn output_is_whole_and_ends_when_the_task_does() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["probe", "print", "1000000"]).await?;
+    let (stdout, stderr) = bench.fifos()?;
+    bundle.create(&bench.world, &client, ["", stdout.path(), stderr.path()]).await?;
+    client.start("c", "").await?;
+    let output = stdout.read_to_end();
+    let (output, end) = tokio::join!(output, client.wait("c", ""));
+    ensure!(output?.len() == 1_000_000 && end?.exit_status == 0);
+    bench.finish(bundle, &client).await?;
+    ensure!(stderr.read_to_end().await?.is_empty());
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn what_was_written_just_before_the_end_is_not_lost() -> Result<()> {
+    let bench = Bench::new().await?;
+    for round in 0..20 {
+        let id = format!("c{round}");
+        let (bundle, client) = bench.task(&id, &["probe", "print", "60000"]).await?;
+        let (stdout, stderr) = bench.fifos()?;
+        bundle.create(&bench.world, &client, ["", stdout.path(), stderr.path()]).await?;
+        client.start(&id, "").await?;
+        // The whole output fits into the fifo: the task ends although nobody has read yet.
+        client.wait(&id, "").await?;
+        let (output, deleted) = tokio::join!(stdout.read_to_end(), client.delete(&id, ""));
+        deleted?;
+        ensure!(output?.len() == 60_000, "round {round}");
+        stderr.read_to_end().await?;
+        bench.dispose(bundle, &client).await?;
+    }
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_stalls_only_the_writer() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["probe", "print", "10000000"]).await?;
+    let (stdout, stderr) = bench.fifos()?;
+    bundle.create(&bench.world, &client, ["", stdout.path(), stderr.path()]).await?;
+    client.start("c", "").await?;
+    for _ in 0..20 {
+        ensure!(client.state("c", "").await?.status.enum_value() == Ok(Status::RUNNING));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (output, end) = tokio::join!(stdout.read_to_end(), client.wait("c", ""));
+    ensure!(output?.len() == 10_000_000 && end?.exit_status == 0);
+    bench.finish(bundle, &client).await?;
+    drop(stderr);
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn input_reaches_the_task_and_ends_when_it_is_closed() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["cat"]).await?;
+    let (mut stdout, stderr) = bench.fifos()?;
+    let stdin = bench.world.dir().join("stdin");
+    nix::unistd::mkfifo(&stdin, nix::sys::stat::Mode::S_IRWXU)?;
+    // Opened for both, as the other end is not there yet.
+    let mut writer = tokio::net::unix::pipe::OpenOptions::new().read_write(true).open_sender(&stdin)?;
+    let path = stdin.to_string_lossy().into_owned();
+    bundle.create(&bench.world, &client, [&path, stdout.path(), stderr.path()]).await?;
+    client.start("c", "").await?;
+    tokio::io::AsyncWriteExt::write_all(&mut writer, b"over and out\n").await?;
+    stdout.read_until("over and out\n").await?;
+    drop(writer);
+    client.close_input("c", "").await?;
+    ensure!(client.wait("c", "").await?.exit_status == 0);
+    bench.finish(bundle, &client).await?;
+    ensure!(stdout.read_to_end().await?.is_empty());
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_terminal_can_be_resized_and_carries_both_streams() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (mut bundle, client) = bench.task("c", &["sh", "-c", "read line; stty size; echo err >&2"]).await?;
+    bundle.spec["process"]["terminal"] = true.into();
+    bundle.write()?;
+    let mut stdout = Fifo::open(&bench.world.dir().join("stdout"))?;
+    let stdin = bench.world.dir().join("stdin");
+    nix::unistd::mkfifo(&stdin, nix::sys::stat::Mode::S_IRWXU)?;
+    let mut writer = tokio::net::unix::pipe::OpenOptions::new().read_write(true).open_sender(&stdin)?;
+    let path = stdin.to_string_lossy().into_owned();
+    let rootfs = bundle.rootfs(&bench.world)?;
+    let stdio = [&*path, stdout.path(), ""];
+    let create = dunnage_e2e::task::Create { id: "c", bundle: bundle.path(), rootfs, stdio, terminal: true };
+    client.create(create).await?;
+    client.start("c", "").await?;
+    client.resize("c", "", 91, 37).await?;
+    tokio::io::AsyncWriteExt::write_all(&mut writer, b"go\n").await?;
+    let seen = stdout.read_until("err\r\n").await?;
+    ensure!(seen.contains("37 91\r\n"), "{seen:?}");
+    ensure!(client.wait("c", "").await?.exit_status == 0);
+    bench.finish(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn delete_cleans_up_after_a_shim_that_was_killed_at_any_moment() -> Result<()> {
+    let bench = Bench::new().await?;
+    for (id, create, start) in [("started", false, false), ("created", true, false), ("running", true, true)]
+    {
+        let (bundle, client) = bench.task(id, &["sh", "-c", "sleep 1000 & exec sleep 1000"]).await?;
+        let (shim, _) = client.pids_of_shim_and_task(id).await?;
+        if create {
+            bundle.create(&bench.world, &client, ["", "", ""]).await?;
+        }
+        if start {
+            client.start(id, "").await?;
+            wait::until("both processes", || (bench.world.processes_named("sleep").len() == 2).then_some(()))
+                .await?;
+        }
+        let shim = i32::try_from(shim)?;
+        kill(Pid::from_raw(shim), Signal::SIGKILL)?;
+        wait::until("the shim's end", || {
+            Process::read(shim).is_none_or(|process| process.is_zombie()).then_some(())
+        })
+        .await?;
+        let answer = bench.launch.delete(id, &bundle.dir).await?;
+        if create {
+            ensure!(answer.exit_status == 137 && answer.exited_at.seconds > 0, "{id}: {answer:?}");
+        }
+        let again = bench.launch.delete(id, &bundle.dir).await;
+        ensure!(again.is_ok() || !Runtime::under_test().is_dunnage(), "{id}: {again:?}");
+        bundle.remove(&bench.world)?;
+        if !Runtime::under_test().is_dunnage() {
+            // The reference leaves its socket's file behind, which dunnage must not.
+            std::fs::read_dir("/run/containerd/s")?
+                .try_for_each(|socket| std::fs::remove_file(socket?.path()))?;
+        }
+    }
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn an_exit_while_nobody_was_connected_is_told_to_the_next_who_asks() -> Result<()> {
+    let bench = Bench::new().await?;
+    let bundle = Bundle::new(&bench.world, "c", &["sh", "-c", "sleep 0.3; exit 11"])?;
+    let shim = bench.launch.start("c", &bundle.dir).await?;
+    let client = TaskClient::connect(&shim.address, shim.version).await?;
+    let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    drop(client);
+    let ended = || Process::read(i32::try_from(pid).unwrap_or_default()).is_none().then_some(());
+    wait::until("the end", ended).await?;
+    let client = TaskClient::connect(&shim.address, shim.version).await?;
+    let (_, task) = client.pids_of_shim_and_task("c").await?;
+    ensure!(task == pid, "{task}, not {pid}");
+    ensure!(client.state("c", "").await?.exit_status == 11);
+    ensure!(client.wait("c", "").await?.exit_status == 11);
+    if only_dunnage("its Pids of an ended task is empty, which makes containerd throw the exit code away") {
+        ensure!(client.pids("c").await? == [pid]);
+    }
+    bench.finish(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_in_the_middle_of_create_leaves_a_whole_task_or_none() -> Result<()> {
+    let bench = Bench::new().await?;
+    for round in 0..10 {
+        let id = format!("c{round}");
+        let bundle = Bundle::new(&bench.world, &id, &["sleep", "1000"])?;
+        let shim = bench.launch.start(&id, &bundle.dir).await?;
+        let client = TaskClient::connect(&shim.address, shim.version).await?;
+        let create = bundle.create(&bench.world, &client, ["", "", ""]);
+        let answered = tokio::time::timeout(Duration::from_millis(round), create).await;
+        drop(client);
+        let client = TaskClient::connect(&shim.address, shim.version).await?;
+        if answered.is_err() {
+            // The work goes on without its caller: a moment later the task is there or was refused.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        match client.state(&id, "").await {
+            Ok(state) => {
+                ensure!(state.status.enum_value() == Ok(Status::CREATED), "{state:?}");
+                client.delete(&id, "").await?;
+            }
+            Err(error) => ensure!(code::<()>(&Err(error)) == Some(Code::NOT_FOUND)),
+        }
+        bench.dispose(bundle, &client).await?;
+    }
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn both_versions_of_the_service_answer_on_one_socket() -> Result<()> {
+    if !only_dunnage("the reference of containerd 1.6 knows only version 2") {
+        return Ok(());
+    }
+    use dunnage_e2e::shim::Daemon;
+    use dunnage_e2e::task::Version;
+    let mut bench = Bench::new().await?;
+    for daemon in [Daemon::V1_6, Daemon::V1_7, Daemon::V2_0, Daemon::V2_3] {
+        bench.launch.daemon = daemon;
+        let id = format!("{daemon:?}").to_lowercase();
+        let (bundle, client) = bench.task(&id, &["sleep", "1000"]).await?;
+        let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+        for version in [Version::V2, Version::V3] {
+            ensure!(client.speaking(version).state(&id, "").await?.pid == pid, "{daemon:?} {version:?}");
+        }
+        client.delete(&id, "").await?;
+        bench.dispose(bundle, &client).await?;
+    }
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn events_that_nobody_took_do_not_hold_up_a_task() -> Result<()> {
+    let mut bench = Bench::new().await?;
+    bench.launch.events = bench.world.dir().join("nobody-listens");
+    let (bundle, client) = bench.task("c", &["true"]).await?;
+    bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    ensure!(client.wait("c", "").await?.exit_status == 0);
+    client.delete("c", "").await?;
+    client.shutdown("c").await?;
+    bench.delete(&bundle).await?;
+    bundle.remove(&bench.world)?;
     bench.require_nothing_left().await
 }
