@@ -433,12 +433,10 @@ async fn delete_cleans_up_after_a_shim_that_was_killed_at_any_moment() -> Result
             Process::read(shim).is_none_or(|process| process.is_zombie()).then_some(())
         })
         .await?;
-        let answer = bench.launch.delete(id, &bundle.dir).await?;
-        if create {
-            ensure!(answer.exit_status == 137 && answer.exited_at.seconds > 0, "{id}: {answer:?}");
-        }
-        let again = bench.launch.delete(id, &bundle.dir).await;
-        ensure!(again.is_ok() || !Runtime::under_test().is_dunnage(), "{id}: {again:?}");
+        let answer = bench.delete(&bundle).await?;
+        let killed = |answer: &DeleteResponse| answer.exit_status == 137 && answer.exited_at.seconds > 0;
+        ensure!(!create || answer.as_ref().is_some_and(killed), "{id}: {answer:?}");
+        bench.delete(&bundle).await.with_context(|| format!("{id}: a second time"))?;
         bundle.remove(&bench.world)?;
         if !Runtime::under_test().is_dunnage() {
             // The reference leaves its socket's file behind, which dunnage must not.
