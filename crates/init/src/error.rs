@@ -120,12 +120,12 @@ impl Error {
         let call = failure.call.name();
         for (before, part) in [(": ", call), (if call.is_empty() { ": " } else { " " }, about)] {
             if !part.is_empty() {
-                let _ = write!(message, "{before}{}", part.escape_debug());
+                let _ = write!(message, "{before}{}", printable(part));
             }
         }
         let _ = write!(message, ": {}", Named(failure.errno));
         if !kernel.is_empty() {
-            let _ = write!(message, ": {}", kernel.trim_end().escape_debug());
+            let _ = write!(message, ": {}", printable(kernel.trim_end()));
         }
         Self::new(kind(&planned.step, failure), message)
     }
@@ -169,6 +169,12 @@ impl Error {
         };
         Self::new(kind, format!("exec: {name:?}: {reason}"))
     }
+}
+
+/// Strings of a bundle must not write to the terminal of whoever reads the error.
+fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
 }
 
 /// A call of the parent failed.

@@ -78,8 +78,9 @@ impl Record {
     pub(crate) fn decode(message: &[u8]) -> Option<Self> {
         let (header, text) = message.split_first_chunk::<HEADER>()?;
         let [FAILED, call, step @ .., e0, e1, e2, e3] = *header else { return None };
-        let errno = Errno::from_raw_os_error(i32::from_ne_bytes([e0, e1, e2, e3]));
-        let failure = Failure { call: Call::from_number(call)?, errno };
+        // Others are no errno (linux/err.h), and rustix takes that for granted.
+        let errno = Some(i32::from_ne_bytes([e0, e1, e2, e3])).filter(|errno| (1..4096).contains(errno))?;
+        let failure = Failure { call: Call::from_number(call)?, errno: Errno::from_raw_os_error(errno) };
         let mut copy = Text::new();
         copy.push(text);
         Some(Self { step: u16::from_ne_bytes(step), failure, text: copy })
@@ -181,6 +182,7 @@ mod tests {
     fn what_is_no_record_is_not_read_as_one() {
         assert!(Record::decode(&[FAILED, 0, 0]).is_none());
         assert!(Record::decode(&[CREATED; 32]).is_none());
-        assert!(Record::decode(&[FAILED, 250, 0, 0, 0, 0, 0, 0]).is_none());
+        assert!(Record::decode(&[FAILED, 250, 0, 0, 1, 0, 0, 0]).is_none());
+        assert!(Record::decode(&[FAILED, 0, 0, 0, 0, 0, 0, 0]).is_none());
     }
 }

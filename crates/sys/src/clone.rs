@@ -78,6 +78,8 @@ pub fn child(
     if returned == 0 {
         // Whether it returns or unwinds, the child never goes on with the parent's code.
         let _end = Exit;
+        #[cfg(feature = "guard-allocator")]
+        crate::guard::arm();
         run(Alone(PhantomData));
     }
     drop(blocked);
