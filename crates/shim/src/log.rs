@@ -52,7 +52,7 @@ impl Log {
     /// Writes what was kept, as soon as the fifo takes it. Never returns.
     pub(crate) async fn write_kept(&self) {
         loop {
-            while !self.lines().flush() {
+            while self.lines().is_waiting() {
                 tokio::time::sleep(RETRY).await;
             }
             self.0.kept.notified().await;
@@ -89,14 +89,13 @@ impl<W: Write> Lines<W> {
 
     /// False when something had to be kept.
     fn push(&mut self, line: &[u8]) -> bool {
-        if self.flush() && self.write(line) {
+        if self.out.is_none() {
             return true;
         }
-        // A line of which a part is written is finished by `begun`.
-        if self.out.is_some() && self.begun.is_empty() {
+        if !(self.flush() && self.write(line)) {
             self.keep(line);
         }
-        self.out.is_none()
+        self.begun.is_empty() && self.kept.is_empty()
     }
 
     fn keep(&mut self, line: &[u8]) {
@@ -109,64 +108,63 @@ impl<W: Write> Lines<W> {
         }
     }
 
+    /// Whether something is kept still, after another try to write it.
+    fn is_waiting(&mut self) -> bool {
+        self.out.is_some() && !self.flush()
+    }
+
     /// True when nothing is kept any more.
     fn flush(&mut self) -> bool {
         let begun = std::mem::take(&mut self.begun);
         if !begun.is_empty() && !self.write(&begun) {
-            if self.begun.is_empty() {
-                self.begun = begun;
-            }
-            return false;
+            self.begun = begun;
         }
-        while let Some(line) = self.kept.pop_front() {
+        while self.begun.is_empty() {
+            let Some(line) = self.kept.pop_front() else { break };
             if !self.write(&line) {
-                if self.begun.is_empty() {
-                    self.kept.push_front(line);
-                } else {
-                    self.bytes -= line.len();
-                }
+                self.kept.push_front(line);
                 return false;
             }
             self.bytes -= line.len();
         }
-        self.kept.shrink_to_fit();
-        self.tell_lost()
+        self.begun.is_empty() && self.tell_lost()
     }
 
     fn tell_lost(&mut self) -> bool {
-        let lost = std::mem::take(&mut self.lost);
-        if lost == 0 {
-            return true;
+        if self.lost > 0 {
+            let lost = self.lost;
+            let line = format!("{Now} level=warning msg=\"the log was full\" lines_lost={lost}\n");
+            if !self.write(line.as_bytes()) {
+                return false;
+            }
+            self.lost = 0;
+            // A ring that was once full should not keep its size.
+            self.kept = VecDeque::new();
         }
-        let line = format!("{} level=warning msg=\"the log was full\" lines_lost={lost}\n", Now);
-        let told = self.write(line.as_bytes());
-        if !told && self.begun.is_empty() {
-            self.lost = lost;
-        }
-        told
+        self.begun.is_empty()
     }
 
-    /// True when all of it is written. What is left of a line that was written in part is in `begun`.
+    /// False when nothing of it is written. What is left of a line that was written in part is in `begun`.
     fn write(&mut self, line: &[u8]) -> bool {
         let Some(out) = &mut self.out else { return false };
         let mut rest = line;
         while !rest.is_empty() {
             match out.write(rest) {
-                Ok(0) => break,
-                Ok(written) => rest = &rest[written..],
+                Ok(written @ 1..) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => {
+                Ok(0) | Err(_) => {
                     // The fifo itself is broken, which cannot happen while it is open at both ends.
-                    self.out = None;
-                    return false;
+                    *self = Self::new(None);
+                    return true;
                 }
             }
         }
-        if rest.len() < line.len() {
+        let begun = rest.len() < line.len();
+        if begun {
             self.begun = rest.to_vec();
         }
-        rest.is_empty()
+        begun
     }
 }
 

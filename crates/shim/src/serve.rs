@@ -20,8 +20,7 @@ use crate::args::Args;
 use crate::log::{self, Log};
 use crate::pod;
 use crate::publish::Publisher;
-use crate::start::listen::{self, FileId};
-use crate::start::{TTRPC_ADDRESS, UNSEALED};
+use crate::start::{TTRPC_ADDRESS, UNSEALED, listen};
 
 /// Time for calls in progress once the process is to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -37,6 +36,9 @@ pub(crate) fn serve(listener: UnixListener, args: &Args) -> anyhow::Result<()> {
             Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
         runtime.block_on(run(listener, args, &log))
     });
+    // Whatever happened: the listener is closed, so the socket is dead unless a successor has it.
+    let removed = remove_socket(args);
+    let served = served.and(removed);
     if let Err(error) = &served {
         tracing::error!(error = format!("{error:#}"), id = %args.id, "serve");
     }
@@ -59,8 +61,6 @@ fn stand() -> anyhow::Result<()> {
 }
 
 async fn run(listener: UnixListener, args: &Args, log: &Log) -> anyhow::Result<()> {
-    let address = Address::parse(&args.socket)?;
-    let served = FileId::of(&address)?;
     listener.set_nonblocking(true).context("listener")?;
     let listener = tokio::net::UnixListener::from_std(listener).context("listener")?;
     let stop = Stop::default();
@@ -72,15 +72,18 @@ async fn run(listener: UnixListener, args: &Args, log: &Log) -> anyhow::Result<(
     let publisher = Publisher::start(containerd(), &args.namespace);
 
     let server = Server::new().with(pod::start(&args.namespace, &publisher, stop.clone())?);
-    tracing::debug!(id = %args.id, %address, "serving");
+    tracing::debug!(id = %args.id, socket = args.socket, "serving");
     tokio::select! {
         () = server.serve(listener, stop.requested()) => {}
         () = stop.requested_before(GRACE) => tracing::warn!("calls did not end in time"),
     }
 
     publisher.drain(DRAIN).await;
-    listen::remove_own(&address, served)?;
     Ok(())
+}
+
+fn remove_socket(args: &Args) -> anyhow::Result<()> {
+    Ok(listen::remove_dead(&Address::parse(&args.socket)?)?)
 }
 
 /// The socket that takes events.

@@ -77,7 +77,8 @@ pub(crate) fn listen(address: &Address) -> Result<Listening> {
     Ok(Listening::New(socket))
 }
 
-/// Removes the socket of a group if nobody serves it any more.
+/// Removes the socket of a group if nobody serves it any more. So a process that has closed its own removes that,
+/// but not the one of a successor.
 pub(crate) fn remove_dead(address: &Address) -> Result<()> {
     if !address.path().exists() {
         return Ok(());
@@ -89,31 +90,6 @@ pub(crate) fn remove_dead(address: &Address) -> Result<()> {
     match fs::remove_file(address.path()) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed.call(|| format!("unlink dead socket {}", address.path().display())),
-    }
-}
-
-/// Removes the socket that this process has served, as long as it is still the one at that address.
-pub(crate) fn remove_own(address: &Address, served: FileId) -> Result<()> {
-    let _lock = lock(address)?;
-    if FileId::of(address).ok() != Some(served) {
-        return Ok(());
-    }
-    fs::remove_file(address.path()).call(|| format!("unlink {}", address.path().display()))
-}
-
-/// Which file is at an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    pub(crate) fn of(address: &Address) -> Result<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let path = address.path();
-        let metadata = fs::symlink_metadata(path).call(|| format!("stat {}", path.display()))?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
@@ -186,21 +162,12 @@ mod tests {
         remove_dead(&address).unwrap();
         assert!(address.path().exists());
         socket.keep();
-        remove_dead(&address).unwrap();
-        assert!(!address.path().exists());
-        remove_dead(&address).unwrap();
-    }
-
-    #[test]
-    fn a_process_that_ends_late_leaves_the_socket_of_its_successor() {
-        let (_directory, address) = address();
-        new(&address).keep();
-        let first = FileId::of(&address).unwrap();
         let successor = new(&address);
-        remove_own(&address, first).unwrap();
-        assert!(address.path().exists());
-        remove_own(&address, FileId::of(&address).unwrap()).unwrap();
+        remove_dead(&address).unwrap();
+        assert!(address.path().exists(), "the socket of a successor is gone");
+        successor.keep();
+        remove_dead(&address).unwrap();
         assert!(!address.path().exists());
-        drop(successor);
+        remove_dead(&address).unwrap();
     }
 }
