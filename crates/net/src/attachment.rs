@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::config::gateway_of;
+use crate::lease::LockedLeases;
 use crate::route::PodAddress;
 use crate::{IfName, Mac, Mode, NetworkConfig};
 
@@ -31,16 +33,16 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    pub(crate) fn new(config: &NetworkConfig, slot: u32, ifname: &IfName) -> Self {
-        let address = config.address(slot);
+    pub(crate) fn new(config: &NetworkConfig, leases: &LockedLeases<'_>, slot: u32, ifname: &IfName) -> Self {
+        let (address, subnet) = (leases.address(slot), leases.subnet());
         let (prefix, prefix6) = match config.mode {
             Mode::Routed => (32, 128),
-            Mode::Bridged => (config.subnet.prefix_len(), config.subnet6.map_or(128, |net| net.prefix_len())),
+            Mode::Bridged => (subnet.prefix_len(), config.subnet6.map_or(128, |net| net.prefix_len())),
         };
         Self {
             address: Ipv4Net::new_assert(address, prefix),
             address6: config.address6(slot).map(|address| Ipv6Net::new_assert(address, prefix6)),
-            gateway: config.gateway(),
+            gateway: gateway_of(subnet),
             gateway6: config.gateway6(),
             mac: Mac::of_pod(address),
             host_mac: Mac::of_host_end(address),

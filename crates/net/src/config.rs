@@ -2,11 +2,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use crate::{Error, IfName, Mac, NetworkName, Result};
+use crate::{Error, IfName, NetworkName, Result};
+
+/// Sizes of subnets: below, the lease table would be larger than is worth it; above, there is no address left.
+pub(crate) const PREFIXES: RangeInclusive<u8> = 16..=29;
 
 /// How pods reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,7 +67,7 @@ impl NetworkConfig {
     /// The host's address on the bridge, the first of the subnet.
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
-        self.address(1)
+        gateway_of(self.subnet)
     }
 
     /// The host's IPv6 address on the bridge.
@@ -81,7 +85,7 @@ impl NetworkConfig {
         if self.subnet.trunc() != self.subnet {
             return subnet(self.subnet.to_string(), "has host bits set");
         }
-        if !(16..=29).contains(&self.subnet.prefix_len()) {
+        if !PREFIXES.contains(&self.subnet.prefix_len()) {
             return subnet(self.subnet.to_string(), "is not between /16 and /29");
         }
         if self.subnet.addr().is_loopback() || self.subnet.addr().is_multicast() {
@@ -105,20 +109,15 @@ impl NetworkConfig {
         }
     }
 
-    /// The address with this offset into the subnet.
-    pub(crate) fn address(&self, offset: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.subnet.network()) + offset)
-    }
-
     /// The IPv6 address with the same offset.
     pub(crate) fn address6(&self, offset: u32) -> Option<Ipv6Addr> {
         self.subnet6.map(|net| Ipv6Addr::from(u128::from(net.network()) + u128::from(offset)))
     }
+}
 
-    /// The address of the bridge; what tells a bridge of ours from a stranger's of the same name.
-    pub(crate) fn bridge_mac(&self) -> Mac {
-        Mac::of_bridge(self.gateway())
-    }
+/// The first address of a subnet is that of the host.
+pub(crate) fn gateway_of(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()) + 1)
 }
 
 /// A transport protocol that has ports.

@@ -2,12 +2,13 @@
 //! every pod, removed when no pod is left.
 
 use dunnage_sys::Errno;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
+use crate::config::gateway_of;
 use crate::lease::LockedLeases;
 use crate::nft::NftSocket;
 use crate::route::{Bridge, Link, RouteSocket};
-use crate::{Error, IfName, NetworkConfig, Result, sysctl};
+use crate::{Error, IfName, Mac, NetworkConfig, Result, sysctl};
 
 const FORWARD4: &str = "ipv4/ip_forward";
 const FORWARD6: &str = "ipv6/conf/all/forwarding";
@@ -38,7 +39,7 @@ impl Host {
     ///
     /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
     pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>) -> Result<u32> {
-        let masqueraded = self.masqueraded();
+        let masqueraded = self.masqueraded(leases.subnet());
         self.nft.ensure(&self.config.bridge, &masqueraded)?;
         let index = self.ensure_bridge()?;
         switch_on(leases, FORWARD4, SWITCHED_FORWARD4)?;
@@ -48,16 +49,16 @@ impl Host {
         Ok(index)
     }
 
-    /// Takes back all of [`Self::ensure`], and the lease table.
+    /// Takes back all of [`Self::ensure`] that was made for the subnet of the leases, and the lease table.
     pub(crate) fn remove(&mut self, leases: &mut LockedLeases<'_>) -> Result<()> {
         // Another network of the host goes on using the table and forwarding.
         if leases.hand_over_switched()? {
-            let masqueraded = self.masqueraded();
+            let masqueraded = self.masqueraded(leases.subnet());
             self.nft.remove_network(&self.config.bridge, &masqueraded)?;
-            self.remove_bridge()?;
+            self.remove_bridge(leases.subnet())?;
         } else {
             self.nft.remove_table()?;
-            self.remove_bridge()?;
+            self.remove_bridge(leases.subnet())?;
             switch_back(leases)?;
         }
         leases.remove()
@@ -82,7 +83,11 @@ impl Host {
 
     fn create_bridge(&mut self) -> Result<Link> {
         let name = &self.config.bridge;
-        self.route.create_bridge(&Bridge { name, mac: self.config.bridge_mac(), mtu: self.config.mtu })?;
+        self.route.create_bridge(&Bridge {
+            name,
+            mac: bridge_mac(self.config.subnet),
+            mtu: self.config.mtu,
+        })?;
         let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
         self.route.link(name)?.ok_or_else(gone)
     }
@@ -104,21 +109,24 @@ impl Host {
     }
 
     /// Only a bridge that was made here, which its link-layer address tells.
-    fn remove_bridge(&mut self) -> Result<()> {
+    fn remove_bridge(&mut self, subnet: Ipv4Net) -> Result<()> {
         match self.route.link(&self.config.bridge)? {
-            Some(link) if link.mac == Some(self.config.bridge_mac()) => {
-                self.route.delete(&self.config.bridge)
-            }
+            Some(link) if link.mac == Some(bridge_mac(subnet)) => self.route.delete(&self.config.bridge),
             _ => Ok(()),
         }
     }
 
-    fn masqueraded(&self) -> Vec<IpNet> {
+    fn masqueraded(&self, subnet: Ipv4Net) -> Vec<IpNet> {
         if !self.config.masquerade {
             return Vec::new();
         }
-        std::iter::once(IpNet::V4(self.config.subnet)).chain(self.config.subnet6.map(IpNet::V6)).collect()
+        std::iter::once(IpNet::V4(subnet)).chain(self.config.subnet6.map(IpNet::V6)).collect()
     }
+}
+
+/// What tells a bridge of ours from a stranger's of the same name.
+fn bridge_mac(subnet: Ipv4Net) -> Mac {
+    Mac::of_bridge(gateway_of(subnet))
 }
 
 /// The switch that lets addresses of loopback pass a link.

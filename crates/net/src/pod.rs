@@ -87,7 +87,7 @@ impl PodNetwork {
     pub fn attachment(&self, owner: &Owner) -> Result<Option<Attachment>> {
         let Some(leases) = self.store.lock_existing()? else { return Ok(None) };
         let active = leases.find(owner)?.filter(|lease| lease.state == LeaseState::Active);
-        Ok(active.map(|lease| Attachment::new(&self.host.config, lease.slot, owner.ifname())))
+        Ok(active.map(|lease| Attachment::new(&self.host.config, &leases, lease.slot, owner.ifname())))
     }
 
     /// Every lease of the network, by address.
@@ -122,6 +122,7 @@ impl PodNetwork {
 }
 
 fn attach(undo: &mut Undo<Work<'_>>, owner: &Owner, netns: &Netns, ports: &[HostPort]) -> Result<Attachment> {
+    undo.change_subnet()?;
     if undo.leases.is_empty()? {
         undo.push("remove the network", |work| work.remove_if_unused().map(drop));
     }
@@ -129,7 +130,7 @@ fn attach(undo: &mut Undo<Work<'_>>, owner: &Owner, netns: &Netns, ports: &[Host
     let reserved = lease.clone();
     undo.push("release the address", move |work| work.leases.release(&reserved));
 
-    let attachment = Attachment::new(&undo.host.config, lease.slot, owner.ifname());
+    let attachment = Attachment::new(&undo.host.config, &undo.leases, lease.slot, owner.ifname());
     let ports = PodPorts::new(ports, attachment.address.addr(), attachment.address6.map(|net| net.addr()))?;
     let Work { host, leases } = &mut **undo;
     let bridge = host.ensure(leases)?;
@@ -153,6 +154,24 @@ fn attach(undo: &mut Undo<Work<'_>>, owner: &Owner, netns: &Netns, ports: &[Host
 }
 
 impl Work<'_> {
+    /// Goes over to the wanted subnet, once nobody has an address of the one before.
+    fn change_subnet(&mut self) -> Result<()> {
+        let (has, wanted) = (self.leases.subnet(), self.host.config.subnet);
+        if has == wanted {
+            return Ok(());
+        }
+        self.sweep()?;
+        if !self.remove_if_unused()? {
+            let name = self.host.config.name.to_string();
+            return Err(Error::Foreign {
+                what: "network",
+                name,
+                reason: format!("has pods in {has}, so it cannot be {wanted}"),
+            });
+        }
+        self.leases.renew()
+    }
+
     /// Reserves an address. What the dead have left is swept when there is no other, or when the owner itself
     /// left it.
     fn reserve(&mut self, owner: &Owner, netns: &Netns) -> Result<Lease> {
@@ -224,7 +243,7 @@ impl Work<'_> {
     /// Takes the lease's pod off the network and gives its address back.
     fn release(&mut self, lease: &mut Lease) -> Result<()> {
         self.leases.set_state(lease, LeaseState::Releasing)?;
-        let address = self.host.config.address(lease.slot);
+        let address = self.leases.address(lease.slot);
         self.host.route.detach(&host_ifname(address))?;
         self.host.nft.remove_ports(address, self.host.config.address6(lease.slot))?;
         self.leases.release(lease)
@@ -233,7 +252,7 @@ impl Work<'_> {
     fn sweep(&mut self) -> Result<Vec<Lease>> {
         let mut dead = Vec::new();
         for mut lease in self.leases.leases()? {
-            let name = host_ifname(self.host.config.address(lease.slot));
+            let name = host_ifname(self.leases.address(lease.slot));
             match lease.state {
                 // The kernel removes the pair when the pod's namespace goes.
                 LeaseState::Active if self.host.route.link(&name)?.is_some() => continue,

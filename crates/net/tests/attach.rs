@@ -4,7 +4,7 @@
 mod world;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use dunnage_net::{Error, Kind, LeaseState, Mode, Netns, NetworkConfig, PodNetwork};
 use world::{OUTSIDE, UPLINK, World, here, ip, nft, on_fresh_host, owner, seen_as};
@@ -242,5 +242,26 @@ fn sixty_four_pods_at_once_get_sixty_four_working_attachments() {
         drop(pods);
         wait_for_links_to_go(&["dnp"]);
         assert_eq!(world.census(), before);
+    });
+}
+
+#[test]
+fn the_first_packet_each_way_is_not_lost() {
+    on_fresh_host(|world| {
+        let mut network = world.network();
+        let first = world.pod(&mut network, "first");
+        let host = UdpSocket::bind((first.attachment.gateway, 9)).unwrap();
+        host.set_read_timeout(Some(world::PATIENCE)).unwrap();
+        for number in 0..50 {
+            let pod = world.pod(&mut network, &format!("pod{number}"));
+            let inside = pod.netns.0.run(|| UdpSocket::bind((pod.ip(), 9))).unwrap().unwrap();
+            inside.set_read_timeout(Some(world::PATIENCE)).unwrap();
+            let mut buffer = [0; 8];
+            host.send_to(b"to", (pod.ip(), 9)).unwrap();
+            assert_eq!(inside.recv(&mut buffer).unwrap(), 2, "to pod {number}");
+            inside.send_to(b"from", (first.attachment.gateway, 9)).unwrap();
+            assert_eq!(host.recv(&mut buffer).unwrap(), 4, "from pod {number}");
+            network.detach(&pod.owner).unwrap();
+        }
     });
 }

@@ -145,8 +145,9 @@ fn a_reservation_that_a_crash_left_is_taken_over_by_its_owner() {
 }
 
 #[test]
-fn a_table_of_another_subnet_gives_way_only_when_it_is_unused() {
+fn another_subnet_is_taken_only_when_the_one_before_is_unused() {
     on_fresh_host(|world| {
+        let before = without_state_dir(world);
         let mut network = world.network();
         let pod = world.pod(&mut network, "a");
         let config = NetworkConfig { subnet: "10.90.0.0/24".parse().unwrap(), ..world.config() };
@@ -154,10 +155,19 @@ fn a_table_of_another_subnet_gives_way_only_when_it_is_unused() {
         let netns = world.netns("b");
         let error = other.attach(&owner("b"), &netns.0, &[]).unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
-        assert!(error.to_string().ends_with("has 1 leases in 10.88.0.0/16, not in 10.90.0.0/24"), "{error}");
-        network.detach(&pod.owner).unwrap();
-        network.remove_if_unused().unwrap();
+        let said = error.to_string();
+        assert_eq!(said, "network local exists and has pods in 10.88.0.0/16, so it cannot be 10.90.0.0/24");
+        // Whoever has the new configuration can still detach what was attached with the old one.
+        assert!(other.detach(&pod.owner).unwrap());
         assert_eq!(other.attach(&owner("b"), &netns.0, &[]).unwrap().address.to_string(), "10.90.0.2/32");
+        let bridge = ip("-o addr show dunnage0");
+        assert!(bridge.contains("10.90.0.1/24") && !bridge.contains("10.88.0.1"), "{bridge}");
+        assert!(!nft("list set inet dunnage nets4").contains("10.88"));
+        other.detach(&owner("b")).unwrap();
+        assert!(network.remove_if_unused().unwrap(), "and the other way round");
+        drop((pod, netns));
+        wait_for_pairs_to_go();
+        assert_eq!(without_state_dir(world), before);
     });
 }
 

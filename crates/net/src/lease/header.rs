@@ -1,8 +1,11 @@
 //! The first page of a lease table: what it is for, and what the host looked like before.
 
+use std::ops::Range;
+
 use ipnet::Ipv4Net;
 
-use super::record::checksum;
+use super::record::{self, checksum};
+use crate::config::PREFIXES;
 
 /// Bytes reserved for the header.
 pub(super) const SIZE: u64 = 4096;
@@ -16,6 +19,9 @@ pub(super) const SWITCHED_AT: u64 = 136;
 const MAGIC: &[u8; 8] = b"dunleas\n";
 const VERSION: u32 = 1;
 
+/// The network's own address and the gateway are not for pods.
+pub(super) const FIRST: u32 = 2;
+
 /// The part of a header that never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
@@ -24,11 +30,31 @@ pub(super) struct Header {
     pub(super) subnet: Ipv4Net,
 }
 
+/// Where the state of a slot is.
+pub(super) fn word_at(slot: u32) -> u64 {
+    SIZE + 4 * u64::from(slot)
+}
+
 /// Why a header cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unreadable(pub(super) &'static str);
 
 impl Header {
+    /// Addresses there are, with the three that pods do not get.
+    pub(super) fn slots(&self) -> u32 {
+        1 << (32 - u32::from(self.subnet.prefix_len()))
+    }
+
+    /// The slots that pods get: neither the network's own address, nor the gateway, nor broadcast.
+    pub(super) fn usable(&self) -> Range<u32> {
+        FIRST..self.slots() - 1
+    }
+
+    /// Where the record of a slot is.
+    pub(super) fn record_at(&self, slot: u32) -> u64 {
+        word_at(self.slots()) + record::SIZE as u64 * u64::from(slot)
+    }
+
     pub(super) fn encode(&self) -> [u8; FIXED] {
         let mut bytes = [0; FIXED];
         bytes[..8].copy_from_slice(MAGIC);
@@ -52,8 +78,9 @@ impl Header {
             return Err(Unreadable("has a damaged header"));
         }
         let address: [u8; 4] = bytes[12..16].try_into().expect("four bytes");
-        let subnet =
-            Ipv4Net::new(address.into(), bytes[16]).map_err(|_| Unreadable("has a damaged header"))?;
+        let subnet = Ipv4Net::new(address.into(), bytes[16]).ok();
+        let subnet = subnet.filter(|net| PREFIXES.contains(&net.prefix_len()));
+        let subnet = subnet.ok_or(Unreadable("has a subnet of impossible size"))?;
         Ok(Self { boot_id: bytes[20..56].try_into().expect("36 bytes"), subnet })
     }
 }

@@ -16,6 +16,8 @@
 mod header;
 mod record;
 mod store;
+mod words;
 
 pub use record::Owner;
-pub use store::{Lease, LeaseState, LeaseStore, LockedLeases};
+pub use store::{Lease, LeaseStore, LockedLeases};
+pub use words::LeaseState;
