@@ -1,4 +1,5 @@
 //! Births that fail: what the error says, and that nothing is left behind.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod container;
 

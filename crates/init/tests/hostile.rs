@@ -1,5 +1,6 @@
 //! Images that try to lead the child outside: nothing of the host is touched (CVE-2019-18837, CVE-2019-19921,
 //! CVE-2021-30465, CVE-2023-28642, CVE-2025-31133, CVE-2026-41579, CVE-2026-47766 and their kin).
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod container;
 
@@ -230,4 +231,20 @@ fn a_working_directory_outside_of_the_root_is_refused() {
     }
     let error = spawn_plain(&plan).unwrap().wait_created(PATIENCE).unwrap_err();
     assert!(error.to_string().contains("getcwd (unreachable)/"), "{error}");
+}
+
+#[test]
+fn a_kernel_parameter_goes_to_the_kernel_whatever_covers_it() {
+    // CVE-2025-52881: a write that is redirected to another file of procfs.
+    let (rootfs, host) = (Rootfs::new(), Host::new());
+    let mut draft = Draft::full(&rootfs.path());
+    let at = draft.plan.steps.iter().position(|planned| planned.step == Step::OpenPrivateProc).unwrap();
+    let name = "net/ipv4/ip_unprivileged_port_start";
+    let covered = format!("proc/sys/{name}");
+    draft.plan.steps.insert(at, planned(bind(&host.path().join("file"), &covered, 0)));
+    let write = Step::WriteSysctl { path: c("net/ipv4/ip_default_ttl"), value: c("77") };
+    draft.plan.steps.insert(at + 3, planned(write));
+    let seen = output(&draft.program(&["cat", "/proc/sys/net/ipv4/ip_default_ttl", &format!("/{covered}")]));
+    assert_eq!(seen, "77\nof the host");
+    host.check();
 }

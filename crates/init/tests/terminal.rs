@@ -1,4 +1,5 @@
 //! Terminals of a container, as its program and its parent see them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod container;
 

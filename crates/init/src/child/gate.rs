@@ -48,7 +48,8 @@ impl<'a> Child<'a> {
 
     pub(super) fn close_descriptors(&mut self) -> Result<(), Failure> {
         // With a filter everything unknown is closed already; these are left.
-        (self.root, self.proc, self.null, self.empty, self.directory) = (None, None, None, None, None);
+        (self.root, self.proc, self.mounted_proc) = (None, None, None);
+        (self.null, self.empty, self.directory) = (None, None, None);
         if self.sealed {
             Ok(())
         } else {
@@ -58,7 +59,7 @@ impl<'a> Child<'a> {
 
     /// Closes all that is neither the socket nor a register.
     pub(super) fn close_unknown(&mut self) -> Result<(), Failure> {
-        (self.null, self.empty, self.directory) = (None, None, None);
+        (self.mounted_proc, self.null, self.empty, self.directory) = (None, None, None, None);
         let registers = [&self.root, &self.proc].into_iter().flatten().map(AsFd::as_fd);
         self.alone.close_all_but(registers.chain([self.given.socket])).at(Call::CloseRange)
     }

@@ -87,7 +87,14 @@ impl Child<'_> {
     /// CVE-2025-52881).
     pub(super) fn open_proc(&mut self, path: &CStr, flags: OFlags) -> Result<OwnedFd, Failure> {
         if let Some(proc) = &self.proc {
-            return open::same_mount(proc, path, flags).at(Call::Open);
+            match open::same_mount(proc, path, flags) {
+                // The plan has mounted something over it; what is attached nowhere cannot be covered.
+                Err(Errno::XDEV) => {
+                    let proc = self.detached_proc()?;
+                    return open::same_mount(self.proc.insert(proc), path, flags).at(Call::Open);
+                }
+                result => return result.at(Call::Open),
+            }
         }
         let proc = open::host(c"/proc", PLACE).at(Call::Open)?;
         let kind = fstatfs(&proc).at(Call::CheckProc)?.f_type;

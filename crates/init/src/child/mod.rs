@@ -66,7 +66,9 @@ struct Child<'a> {
     root_identity: Option<(u64, u64)>,
     /// Mounts of the parent's copied table still propagate to the host.
     host_is_shared: bool,
-    /// A procfs that is attached nowhere.
+    /// The plan's own mount of a plain procfs, from before anything could be put over parts of it.
+    mounted_proc: Option<OwnedFd>,
+    /// A procfs of the child's pid namespace, to be used only on its own mount.
     proc: Option<OwnedFd>,
     /// The host's `/dev/null`, checked.
     null: Option<OwnedFd>,
@@ -94,6 +96,7 @@ pub(crate) fn run(alone: Alone, given: Inheritance<'_>) {
         root: None,
         root_identity: None,
         host_is_shared: false,
+        mounted_proc: None,
         proc: None,
         null: None,
         empty: None,

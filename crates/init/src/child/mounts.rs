@@ -28,7 +28,11 @@ impl Child<'_> {
             mode.push_number(fstat(&place.fd).at(Call::Stat)?.st_mode & 0o7777, 8);
         }
         let made = self.new_file_system(file_system, mode.as_c_str())?;
-        self.attach(&made, &place.fd, propagation)
+        self.attach(&made, &place.fd, propagation)?;
+        if is_plain_proc(file_system) {
+            self.mounted_proc = Some(made);
+        }
+        Ok(())
     }
 
     /// A detached mount of a new instance; `mode` is that of its root, when not empty.
@@ -146,6 +150,14 @@ impl Child<'_> {
         let place = place.at(Call::OpenTarget)?;
         mount::set_attributes(&place, mount::attribute::RDONLY, 0, false).at(Call::MountSetattr)
     }
+}
+
+/// A procfs in which everything can be found and written.
+fn is_plain_proc(mounted: &FileSystem) -> bool {
+    *mounted.fs_type == *c"proc"
+        && mounted.options.is_empty()
+        && mounted.superblock == Superblock::default()
+        && mounted.attributes & mount::attribute::RDONLY == 0
 }
 
 /// The flags of the superblock under their names for `fsconfig`.

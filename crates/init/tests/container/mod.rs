@@ -25,10 +25,10 @@ use dunnage_sys::namespace::{self, Kinds};
 use dunnage_sys::pidfd::{self, Exit};
 
 /// Long, because the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Every kind a container usually makes.
-pub const KINDS: [NamespaceKind; 5] = [
+pub(crate) const KINDS: [NamespaceKind; 5] = [
     NamespaceKind::Pid,
     NamespaceKind::Network,
     NamespaceKind::Mount,
@@ -36,17 +36,17 @@ pub const KINDS: [NamespaceKind; 5] = [
     NamespaceKind::Uts,
 ];
 
-pub fn c(text: impl AsRef<[u8]>) -> CString {
+pub(crate) fn c(text: impl AsRef<[u8]>) -> CString {
     CString::new(text.as_ref()).unwrap()
 }
 
 /// A directory with busybox and what a small image has.
-pub struct Rootfs {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Rootfs {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Rootfs {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
             fs::create_dir(dir.path().join(name)).unwrap();
@@ -58,23 +58,23 @@ impl Rootfs {
         Self { dir }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.dir.path().canonicalize().unwrap()
     }
 
-    pub fn join(&self, path: &str) -> PathBuf {
+    pub(crate) fn join(&self, path: &str) -> PathBuf {
         self.path().join(path)
     }
 }
 
 /// A plan under construction.
-pub struct Draft {
-    pub plan: Plan,
+pub(crate) struct Draft {
+    pub(crate) plan: Plan,
 }
 
 impl Draft {
     /// New namespaces, the rootfs, and nothing else.
-    pub fn bare(rootfs: &Path) -> Self {
+    pub(crate) fn bare(rootfs: &Path) -> Self {
         let plan = Plan {
             new_namespaces: KINDS.to_vec(),
             pid_namespace: None,
@@ -90,7 +90,7 @@ impl Draft {
     }
 
     /// What containerd asks for by default.
-    pub fn full(rootfs: &Path) -> Self {
+    pub(crate) fn full(rootfs: &Path) -> Self {
         let mut draft = Self::bare(rootfs);
         draft.plan.steps.insert(0, planned(Step::RaiseLoopback));
         draft.push(Step::NewKeyring(c("_ses.test")));
@@ -162,26 +162,32 @@ impl Draft {
     }
 
     /// Phases do not matter to the child.
-    pub fn push(&mut self, step: Step) {
+    pub(crate) fn push(&mut self, step: Step) {
         self.plan.steps.push(planned(step));
     }
 
-    pub fn file_system(&mut self, fs_type: &str, target: &str, options: &[(&str, &str)], attributes: u64) {
+    pub(crate) fn file_system(
+        &mut self,
+        fs_type: &str,
+        target: &str,
+        options: &[(&str, &str)],
+        attributes: u64,
+    ) {
         self.push(file_system(fs_type, target, options, attributes));
     }
 
-    pub fn bind(&mut self, source: &Path, target: &str, set: u64) {
+    pub(crate) fn bind(&mut self, source: &Path, target: &str, set: u64) {
         self.push(bind(source, target, set));
     }
 
     /// Streams, the identity of root with containerd's capabilities, and the program.
-    pub fn program(mut self, args: &[&str]) -> Plan {
+    pub(crate) fn program(mut self, args: &[&str]) -> Plan {
         self.push(Step::SetStreams { uid: 0 });
         self.finish(args)
     }
 
     /// As [`Self::program`], in a terminal.
-    pub fn program_in_terminal(mut self, args: &[&str], console: bool) -> Plan {
+    pub(crate) fn program_in_terminal(mut self, args: &[&str], console: bool) -> Plan {
         let size = dunnage_spec::process::WindowSize { rows: 33, columns: 111 };
         self.push(Step::OpenTerminal { size: Some(size), uid: 0, console });
         self.finish(args)
@@ -219,11 +225,11 @@ impl Draft {
     }
 }
 
-pub fn planned(step: Step) -> Planned {
+pub(crate) fn planned(step: Step) -> Planned {
     Planned { phase: Phase::Mounts, step, why: "" }
 }
 
-pub fn file_system(fs_type: &str, target: &str, options: &[(&str, &str)], attributes: u64) -> Step {
+pub(crate) fn file_system(fs_type: &str, target: &str, options: &[(&str, &str)], attributes: u64) -> Step {
     let option = |(key, value): &(&str, &str)| (c(key), (!value.is_empty()).then(|| c(value)));
     Step::MountFileSystem {
         file_system: FileSystem {
@@ -240,7 +246,7 @@ pub fn file_system(fs_type: &str, target: &str, options: &[(&str, &str)], attrib
     }
 }
 
-pub fn bind(source: &Path, target: &str, set: u64) -> Step {
+pub(crate) fn bind(source: &Path, target: &str, set: u64) -> Step {
     Step::BindMount {
         source: c(source.as_os_str().as_encoded_bytes()),
         recursive: true,
@@ -251,7 +257,7 @@ pub fn bind(source: &Path, target: &str, set: u64) -> Step {
     }
 }
 
-pub fn program(args: &[&str]) -> Program {
+pub(crate) fn program(args: &[&str]) -> Program {
     let name = args[0];
     let candidates = if name.contains('/') {
         vec![c(name)]
@@ -267,7 +273,7 @@ pub fn program(args: &[&str]) -> Program {
 }
 
 /// An x86-64 filter under which one call fails with EPERM; 83 is mkdir.
-pub fn filter_that_refuses(number: u32) -> Filter {
+pub(crate) fn filter_that_refuses(number: u32) -> Filter {
     let instruction = |code, jt, jf, k| Instruction { code, jt, jf, k };
     let instructions = vec![
         instruction(0x20, 0, 0, 0),
@@ -281,14 +287,14 @@ pub fn filter_that_refuses(number: u32) -> Filter {
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Outcome {
-    pub exit: Exit,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) exit: Exit,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 /// Spawns with pipes for stdout and stderr.
-pub fn spawn_piped(plan: &Plan, init: Option<&OwnedFd>) -> (Newborn, PipeReader, PipeReader) {
+pub(crate) fn spawn_piped(plan: &Plan, init: Option<&OwnedFd>) -> (Newborn, PipeReader, PipeReader) {
     let (out, stdout) = pipe().unwrap();
     let (err, stderr) = pipe().unwrap();
     let birth = Birth {
@@ -302,17 +308,17 @@ pub fn spawn_piped(plan: &Plan, init: Option<&OwnedFd>) -> (Newborn, PipeReader,
 }
 
 /// Spawns without any streams.
-pub fn spawn_plain(plan: &Plan) -> Result<Newborn, Error> {
+pub(crate) fn spawn_plain(plan: &Plan) -> Result<Newborn, Error> {
     spawn(&Birth { plan, streams: Streams::default(), init: None, clone_into: None, cgroups: &[] })
 }
 
 /// From spawn to exit.
-pub fn run(plan: &Plan) -> Result<Outcome, Error> {
+pub(crate) fn run(plan: &Plan) -> Result<Outcome, Error> {
     run_in(plan, None)
 }
 
 /// As [`run`], with the pidfd of an init to join.
-pub fn run_in(plan: &Plan, init: Option<&OwnedFd>) -> Result<Outcome, Error> {
+pub(crate) fn run_in(plan: &Plan, init: Option<&OwnedFd>) -> Result<Outcome, Error> {
     let (mut newborn, mut out, mut err) = spawn_piped(plan, init);
     newborn.wait_created(PATIENCE)?;
     newborn.start()?;
@@ -325,24 +331,24 @@ pub fn run_in(plan: &Plan, init: Option<&OwnedFd>) -> Result<Outcome, Error> {
 }
 
 /// The output of a shell script in a full container.
-pub fn shell(rootfs: &Rootfs, script: &str) -> String {
+pub(crate) fn shell(rootfs: &Rootfs, script: &str) -> String {
     output(&Draft::full(&rootfs.path()).program(&["sh", "-c", script]))
 }
 
 /// The output of a plan that must succeed.
-pub fn output(plan: &Plan) -> String {
+pub(crate) fn output(plan: &Plan) -> String {
     let outcome = run(plan).unwrap();
     assert_eq!((outcome.exit, outcome.stderr.as_str()), (Exit::Status(0), ""), "stdout: {}", outcome.stdout);
     outcome.stdout
 }
 
 /// The error of a plan that must fail before its program runs.
-pub fn failure(plan: &Plan) -> Error {
+pub(crate) fn failure(plan: &Plan) -> Error {
     run(plan).expect_err("the plan must fail")
 }
 
 /// A plan to join the init of `container`.
-pub fn exec_plan(args: &[&str]) -> Plan {
+pub(crate) fn exec_plan(args: &[&str]) -> Plan {
     let joined = vec![NamespaceKind::Ipc, NamespaceKind::Uts, NamespaceKind::Network, NamespaceKind::Mount];
     let plan = Plan {
         new_namespaces: Vec::new(),
@@ -355,13 +361,13 @@ pub fn exec_plan(args: &[&str]) -> Plan {
 }
 
 /// A started container that sleeps; killed when dropped.
-pub struct Sleeper {
-    pub pidfd: OwnedFd,
-    pub pid: pidfd::Pid,
+pub(crate) struct Sleeper {
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) pid: pidfd::Pid,
 }
 
 impl Sleeper {
-    pub fn new(rootfs: &Rootfs) -> Self {
+    pub(crate) fn new(rootfs: &Rootfs) -> Self {
         let plan = Draft::full(&rootfs.path()).program(&["sleep", "1000"]);
         let mut newborn = spawn_plain(&plan).unwrap();
         let Created { .. } = newborn.wait_created(PATIENCE).unwrap();
@@ -380,14 +386,14 @@ impl Drop for Sleeper {
 }
 
 /// Gives this thread a mount namespace of its own, in which nobody else mounts anything.
-pub fn own_mounts(propagation: mount::Propagation) {
+pub(crate) fn own_mounts(propagation: mount::Propagation) {
     namespace::unshare(Kinds::MOUNT).unwrap();
     mount::set_propagation(fs::File::open("/").unwrap(), propagation, true).unwrap();
 }
 
 /// What this process has of the kernel: equal before and after means that nothing was left behind.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Census {
+pub(crate) struct Census {
     mounts: String,
     descriptors: Vec<String>,
     children: String,
@@ -395,7 +401,7 @@ pub struct Census {
 }
 
 impl Census {
-    pub fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let link = |path: PathBuf| fs::read_link(path).map(|target| target.display().to_string()).ok();
         let links = |dir: &str| {
             let mut links: Vec<_> =
