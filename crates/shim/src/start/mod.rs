@@ -47,18 +47,26 @@ pub(crate) fn start(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
     let serves = match listen::listen(&address)? {
         Listening::New(socket) => {
             prepare(&input)?;
+            // Before the process: nothing that comes after it may fail.
+            write_address(&bundle, &address)?;
             spawn::serving_process(args, &input, &bundle, &address, socket.listener())?;
             socket.keep();
             Serves::V3
         }
-        Listening::Existing if reply::depends_on_server(containerd) => {
-            server::serves(&address, &args.id).with_context(|| format!("ask the shim at {address}"))?
+        Listening::Existing => {
+            write_address(&bundle, &address)?;
+            existing_serves(containerd, &address, args)?
         }
-        // The plain address says version 2, which every shim serves.
-        Listening::Existing => Serves::V2,
     };
-    write_address(&bundle, &address).context("write file address")?;
     out.write_all(&reply::reply(containerd, serves, &address)).context("write the reply")
+}
+
+fn existing_serves(containerd: Containerd, address: &Address, args: &Args) -> anyhow::Result<Serves> {
+    if !reply::depends_on_server(containerd) {
+        // The plain address says version 2, which every shim serves.
+        return Ok(Serves::V2);
+    }
+    server::serves(address, &args.id).with_context(|| format!("ask the shim at {address}"))
 }
 
 fn read_input(args: &Args) -> anyhow::Result<Input> {
@@ -89,8 +97,9 @@ fn prepare(input: &Input) -> anyhow::Result<()> {
 }
 
 /// containerd 1.6 and 1.7 find the shim by this file after a restart, and 2.x after an upgrade from them.
-fn write_address(bundle: &Path, address: &Address) -> std::io::Result<()> {
-    let beside = bundle.join(".address");
-    std::fs::write(&beside, address.to_string())?;
-    std::fs::rename(beside, bundle.join("address"))
+fn write_address(bundle: &Path, address: &Address) -> anyhow::Result<()> {
+    let beside = bundle.join(format!(".address.{}", std::process::id()));
+    std::fs::write(&beside, address.to_string())
+        .and_then(|()| std::fs::rename(&beside, bundle.join("address")))
+        .context("write file address")
 }
