@@ -60,8 +60,6 @@ impl Cgroup {
                 refuse_used(&dir, &path)?;
                 fresh = false;
             }
-            // On hybrid the unified tree may have stray controllers. Passing them on would forbid processes in
-            // directories where systemd and others put them.
             if layout.is_unified() {
                 refused = tree::enable(hierarchy, path.parent().unwrap_or(Path::new("")));
             }
@@ -143,7 +141,7 @@ impl Cgroup {
     #[must_use]
     pub fn mount_sources(&self) -> Vec<MountSource> {
         let source = |hierarchy: &Arc<Hierarchy>| MountSource {
-            name: hierarchy.name().to_owned(),
+            name: if self.layout.is_unified() { String::new() } else { hierarchy.name().to_owned() },
             path: hierarchy.mount_point().join(&self.path),
             links: match hierarchy.name().split_once(',') {
                 Some(_) => hierarchy.name().split(',').map(str::to_owned).collect(),
@@ -251,8 +249,20 @@ impl Cgroup {
             let Refused { file, value, errno, .. } = refused;
             format!(": write {value} to {file}: {}", dunnage_sys::error::Named(*errno))
         });
+        let reason = if reason.is_empty() && self.is_threaded() {
+            ": it is below a threaded cgroup".to_owned()
+        } else {
+            reason
+        };
         let place = self.host_path(controller);
         Error::NoController { wanted: wanted.to_owned(), controller, place, reason }
+    }
+
+    /// Whether the kernel allows only CPU controllers here (cgroups(7), "Thread mode").
+    fn is_threaded(&self) -> bool {
+        let mut text = Vec::new();
+        let read = self.unified().is_some_and(|dir| dir.read("cgroup.type", &mut text).is_ok());
+        read && matches!(text.trim_ascii(), b"domain invalid" | b"threaded")
     }
 
     pub(crate) fn number(&self, controller: Controller, file: &str) -> Option<u64> {

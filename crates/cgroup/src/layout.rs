@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use dunnage_sys::Call;
 use dunnage_sys::kernfs::{Dir, Filesystem};
+use dunnage_sys::{Call, Errno};
 
 use crate::controller::Controller;
 use crate::error::{Error, Result};
@@ -74,7 +74,7 @@ impl Hierarchy {
         &self.mount_point
     }
 
-    /// The v2 controllers that can be enabled below the mount point. Read once.
+    /// The v2 controllers to enable below the mount point; none on a hybrid machine. Read once.
     pub(crate) fn available(&self) -> &[String] {
         self.available.get_or_init(|| {
             let mut text = Vec::new();
@@ -106,12 +106,14 @@ impl Layout {
     /// # Errors
     /// [`Error::NoCgroups`], or the call that failed.
     pub fn detect() -> Result<Self> {
-        let root = Dir::open(Path::new(ROOT)).call(|| format!("open {ROOT}"))?;
-        if root.filesystem().call(|| format!("statfs {ROOT}"))? == Filesystem::Cgroup2 {
-            let hierarchy = Hierarchy::new(&[], PathBuf::from(ROOT), root);
-            return Ok(Self { mode: Mode::Unified, hierarchies: Arc::new([Arc::new(hierarchy)]) });
+        match Dir::open(Path::new(ROOT)) {
+            Ok(root) if root.filesystem().call(|| format!("statfs {ROOT}"))? == Filesystem::Cgroup2 => {
+                let hierarchy = Arc::new(Hierarchy::new(&[], PathBuf::from(ROOT), root));
+                Ok(Self { mode: Mode::Unified, hierarchies: Arc::new([hierarchy]) })
+            }
+            Ok(_) | Err(Errno::NOENT) => Self::legacy(&text("/proc/self/cgroup")?),
+            Err(errno) => Err(dunnage_sys::Error::new(format!("open {ROOT}"), errno).into()),
         }
-        Self::legacy(&text("/proc/self/cgroup")?)
     }
 
     fn legacy(membership: &str) -> Result<Self> {
@@ -121,13 +123,22 @@ impl Layout {
         let mut mounts: Option<Vec<CgroupMount>> = None;
         for options in memberships(membership) {
             let mut found = conventional(&options);
-            if found.is_none() {
+            // The unified tree is always listed, and on legacy machines mounted nowhere.
+            let expected = !options.is_empty() || hierarchies.is_empty();
+            if found.is_none() && expected {
                 if mounts.is_none() {
                     mounts = Some(parse_mountinfo(&text("/proc/self/mountinfo")?));
                 }
                 found = mounts.iter().flatten().find_map(|mount| mounted(&options, mount));
             }
             hierarchies.extend(found);
+        }
+        if hierarchies.len() > 1 {
+            // Whatever controllers v1 has left over for the unified tree of a hybrid machine stay where they are:
+            // passing them on would forbid processes in directories where systemd and others put them.
+            for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.unified) {
+                hierarchy.available.get_or_init(Vec::new);
+            }
         }
         // Controllers first, the unified tree last: it is the one whose events and births the others support.
         hierarchies.sort_by_key(|hierarchy: &Hierarchy| hierarchy.unified);

@@ -13,6 +13,7 @@ pub use dunnage_sys::pidfd::Pid;
 use crate::cgroup::Cgroup;
 use crate::controller::Controller;
 use crate::error::Result;
+use crate::layout::Hierarchy;
 use crate::tree;
 
 /// A task is briefly unknown to the cgroup code while it is being made; runc waits the same five times.
@@ -32,15 +33,15 @@ impl Cgroup {
     /// A file could not be opened.
     pub fn join_files(&self) -> Result<Vec<OwnedFd>> {
         let v1 = self.members().filter(|(hierarchy, _)| !hierarchy.is_unified());
-        let open = |(hierarchy, dir): (&crate::Hierarchy, &Dir)| {
+        let open = |(hierarchy, dir): (&Hierarchy, &Dir)| {
             let place = || format!("open tasks of {}", hierarchy.mount_point().join(self.path()).display());
             Ok(dir.open_file("tasks", Access::Write).call(place)?)
         };
         v1.map(open).collect()
     }
 
-    /// Moves a process into the hierarchies that [`Cgroup::clone_into`] does not cover. See [`Cgroup::join_files`]
-    /// for the faster way.
+    /// Moves a process into the hierarchies that [`Cgroup::clone_into`] does not cover. Waits for an RCU grace
+    /// period, and up to 120 ms for a task that is still being made; [`Cgroup::join_files`] is the faster way.
     ///
     /// # Errors
     /// The first hierarchy that refused it, after retrying what a new task may meet.

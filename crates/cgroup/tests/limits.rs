@@ -281,3 +281,14 @@ fn counters_are_read_again_and_again() {
     assert!(stats.memory.is_none() && stats.memory_events.is_none());
     drop(process);
 }
+
+#[test]
+fn controllers_left_over_on_a_hybrid_machines_unified_tree_stay_where_they_are() {
+    let world = World::new();
+    let unified = world.layout.hierarchies().last().unwrap().mount_point().to_path_buf();
+    let before = fs::read_to_string(unified.join("cgroup.subtree_control")).unwrap();
+    let _cgroup = world.create("pod/id", &Resources::default());
+    assert_eq!(fs::read_to_string(unified.join("cgroup.subtree_control")).unwrap(), before);
+    let pod = unified.join(&world.parent[1..]).join("pod/cgroup.subtree_control");
+    assert_eq!(fs::read_to_string(pod).unwrap().trim(), "");
+}
