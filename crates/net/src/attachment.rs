@@ -28,7 +28,8 @@ pub struct Attachment {
     pub ifname: IfName,
     /// Name on the host: `dnp` and the address in hexadecimal.
     pub host_ifname: IfName,
-    /// The network's bridge; the host's end is a port of it unless the network is routed.
+    /// The interface name that the network goes by on the host: that of its bridge, which a routed network does
+    /// without.
     pub bridge: IfName,
 }
 

@@ -17,7 +17,7 @@ pub(crate) const PREFIXES: RangeInclusive<u8> = 16..=29;
 pub enum Mode {
     /// A pod has its address alone (/32, /128), and the host has a route to it by the pod's own link: every
     /// packet is routed and passes the forward hook, nothing is flooded, nobody asks for link-layer addresses,
-    /// and there may be more pods than the 1023 ports of a bridge. The bridge has only the gateway address.
+    /// there is no bridge to make and remove, and there may be more pods than the 1023 ports of one.
     ///
     /// Isolated ports of a bridge would do as well, but not together with br_netfilter, which redirects a
     /// frame inside the bridge and then finds the port of the other pod closed.
@@ -32,7 +32,8 @@ pub enum Mode {
 pub struct NetworkConfig {
     /// Its name, and that of its lease table.
     pub name: NetworkName,
-    /// Bridge that has the gateway address, made when it is missing. No other network may have it.
+    /// For [`Mode::Bridged`]: the bridge, made when it is missing. No other network may have the same, in
+    /// either mode, because the nftables table knows networks by it.
     pub bridge: IfName,
     /// Addresses of the pods; the first one is the gateway. /16 to /29.
     pub subnet: Ipv4Net,

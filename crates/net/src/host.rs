@@ -1,4 +1,4 @@
-//! The host's side of a pod network: bridge, nftables table, forwarding. Made by the first pod, checked by
+//! The host's side of a pod network: route or bridge, nftables table, forwarding. Made by the first pod, checked by
 //! every pod, removed when no pod is left.
 
 use dunnage_sys::Errno;
@@ -8,7 +8,7 @@ use crate::config::gateway_of;
 use crate::lease::LockedLeases;
 use crate::nft::NftSocket;
 use crate::route::{Bridge, Link, RouteSocket};
-use crate::{Error, IfName, Mac, NetworkConfig, Result, sysctl};
+use crate::{Error, IfName, Mac, Mode, NetworkConfig, Result, sysctl};
 
 const FORWARD4: &str = "ipv4/ip_forward";
 const FORWARD6: &str = "ipv6/conf/all/forwarding";
@@ -35,18 +35,24 @@ impl Host {
         Ok(Self { config, route: RouteSocket::open()?, nft: NftSocket::open()?, ipv6 })
     }
 
-    /// Makes what is missing and gives the index of the bridge.
+    /// Makes what is missing and gives the index of the bridge, if the network has one.
     ///
     /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
-    pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>) -> Result<u32> {
+    pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>) -> Result<Option<u32>> {
         let masqueraded = self.masqueraded(leases.subnet());
         self.nft.ensure(&self.config.bridge, &masqueraded)?;
-        let index = self.ensure_bridge()?;
+        let bridge = match self.config.mode {
+            Mode::Bridged => Some(self.ensure_bridge()?),
+            Mode::Routed => {
+                self.nets(leases.subnet()).try_for_each(|net| self.route.close_net(net))?;
+                None
+            }
+        };
         switch_on(leases, FORWARD4, SWITCHED_FORWARD4)?;
         if self.config.subnet6.is_some() {
             ensure_forward6(leases)?;
         }
-        Ok(index)
+        Ok(bridge)
     }
 
     /// Takes back all of [`Self::ensure`] that was made for the subnet of the leases, and the lease table.
@@ -55,10 +61,10 @@ impl Host {
         if leases.hand_over_switched()? {
             let masqueraded = self.masqueraded(leases.subnet());
             self.nft.remove_network(&self.config.bridge, &masqueraded)?;
-            self.remove_bridge(leases.subnet())?;
+            self.remove_links_and_routes(leases.subnet())?;
         } else {
             self.nft.remove_table()?;
-            self.remove_bridge(leases.subnet())?;
+            self.remove_links_and_routes(leases.subnet())?;
             switch_back(leases)?;
         }
         leases.remove()
@@ -108,8 +114,10 @@ impl Host {
         self.route.bring_up(link, &addresses)
     }
 
-    /// Only a bridge that was made here, which its link-layer address tells.
-    fn remove_bridge(&mut self, subnet: Ipv4Net) -> Result<()> {
+    /// Those of either mode, because it may have been changed; and only a bridge that was made here, which its
+    /// link-layer address tells.
+    fn remove_links_and_routes(&mut self, subnet: Ipv4Net) -> Result<()> {
+        self.nets(subnet).try_for_each(|net| self.route.open_net(net))?;
         match self.route.link(&self.config.bridge)? {
             Some(link) if link.mac == Some(bridge_mac(subnet)) => self.route.delete(&self.config.bridge),
             _ => Ok(()),
@@ -120,7 +128,12 @@ impl Host {
         if !self.config.masquerade {
             return Vec::new();
         }
-        std::iter::once(IpNet::V4(subnet)).chain(self.config.subnet6.map(IpNet::V6)).collect()
+        self.nets(subnet).collect()
+    }
+
+    /// Where the pods are, IPv4 first.
+    fn nets(&self, subnet: Ipv4Net) -> impl Iterator<Item = IpNet> + use<> {
+        std::iter::once(IpNet::V4(subnet)).chain(self.config.subnet6.map(IpNet::V6))
     }
 }
 

@@ -108,7 +108,7 @@ impl PodNetwork {
         Work { host: &mut self.host, leases }.sweep()
     }
 
-    /// Removes bridge, nftables table and lease table, and switches forwarding back, when no pod is left.
+    /// Removes bridge or route, nftables table and lease table, and switches forwarding back, when no pod is left.
     /// Whether the network is gone. Nobody can be attached meanwhile.
     ///
     /// # Errors
@@ -183,14 +183,14 @@ impl Work<'_> {
         }
     }
 
-    fn create_veth(&mut self, attachment: &Attachment, netns: &Netns, bridge: u32) -> Result<Pair> {
+    fn create_veth(&mut self, attachment: &Attachment, netns: &Netns, bridge: Option<u32>) -> Result<Pair> {
         let veth = Veth {
             host_name: &attachment.host_ifname,
             host_mac: attachment.host_mac,
             pod_name: &attachment.ifname,
             pod_mac: attachment.mac,
             pod_netns: netns.as_fd(),
-            bridge: (self.host.config.mode == Mode::Bridged).then_some(bridge),
+            bridge,
             mtu: self.host.config.mtu,
         };
         let made = self.host.route.create_veth(&veth);
@@ -206,7 +206,7 @@ impl Work<'_> {
             }
             Err(error) if error.errno() == Some(Errno::XFULL) => Err(Error::Foreign {
                 what: "bridge",
-                name: attachment.bridge.to_string(),
+                name: self.host.config.bridge.to_string(),
                 reason: "has all the 1023 ports that a bridge can have".to_owned(),
             }),
             made => made,

@@ -4,7 +4,7 @@
 mod world;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
 use dunnage_net::{Error, Kind, LeaseState, Mode, Netns, NetworkConfig, PodNetwork};
 use world::{OUTSIDE, UPLINK, World, here, ip, nft, on_fresh_host, owner, seen_as};
@@ -263,5 +263,16 @@ fn the_first_packet_each_way_is_not_lost() {
             assert_eq!(host.recv(&mut buffer).unwrap(), 4, "from pod {number}");
             network.detach(&pod.owner).unwrap();
         }
+    });
+}
+
+#[test]
+fn an_address_that_nobody_has_is_unreachable_at_once() {
+    on_fresh_host(|world| {
+        let mut network = world.network();
+        let pod = world.pod(&mut network, "a");
+        let nobody = SocketAddr::from((Ipv4Addr::new(10, 88, 0, 77), PORT));
+        let refused = pod.netns.0.run(|| TcpStream::connect_timeout(&nobody, world::PATIENCE)).unwrap();
+        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::HostUnreachable);
     });
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dunnage_net::{
-    Error, HostPort, Kind, LeaseState, LeaseStore, Netns, NetworkConfig, PodNetwork, Protocol,
+    Error, HostPort, Kind, LeaseState, LeaseStore, Mode, Netns, NetworkConfig, PodNetwork, Protocol,
 };
 use world::{TestNetns, World, ip, nft, on_fresh_host, owner};
 
@@ -79,7 +79,8 @@ fn a_link_with_the_name_of_the_bridge_that_is_none() {
         ip("link add dunnage0 type veth peer name left");
         let before = world.census();
         let netns = world.netns("pod");
-        let error = world.network().attach(&owner("pod"), &netns.0, &[]).unwrap_err();
+        let config = NetworkConfig { mode: Mode::Bridged, ..world.config() };
+        let error = PodNetwork::open(config).unwrap().attach(&owner("pod"), &netns.0, &[]).unwrap_err();
         assert_eq!(error.to_string(), "link dunnage0 exists and is not a bridge");
         assert_eq!(error.kind(), Kind::Invalid);
         assert_eq!(without_state_dir(world), without_state_dir_of(before));
@@ -148,9 +149,10 @@ fn a_reservation_that_a_crash_left_is_taken_over_by_its_owner() {
 fn another_subnet_is_taken_only_when_the_one_before_is_unused() {
     on_fresh_host(|world| {
         let before = without_state_dir(world);
-        let mut network = world.network();
+        let bridged = NetworkConfig { mode: Mode::Bridged, ..world.config() };
+        let mut network = PodNetwork::open(bridged.clone()).unwrap();
         let pod = world.pod(&mut network, "a");
-        let config = NetworkConfig { subnet: "10.90.0.0/24".parse().unwrap(), ..world.config() };
+        let config = NetworkConfig { subnet: "10.90.0.0/24".parse().unwrap(), ..bridged };
         let mut other = PodNetwork::open(config).unwrap();
         let netns = world.netns("b");
         let error = other.attach(&owner("b"), &netns.0, &[]).unwrap_err();
@@ -159,7 +161,7 @@ fn another_subnet_is_taken_only_when_the_one_before_is_unused() {
         assert_eq!(said, "network local exists and has pods in 10.88.0.0/16, so it cannot be 10.90.0.0/24");
         // Whoever has the new configuration can still detach what was attached with the old one.
         assert!(other.detach(&pod.owner).unwrap());
-        assert_eq!(other.attach(&owner("b"), &netns.0, &[]).unwrap().address.to_string(), "10.90.0.2/32");
+        assert_eq!(other.attach(&owner("b"), &netns.0, &[]).unwrap().address.to_string(), "10.90.0.2/24");
         let bridge = ip("-o addr show dunnage0");
         assert!(bridge.contains("10.90.0.1/24") && !bridge.contains("10.88.0.1"), "{bridge}");
         assert!(!nft("list set inet dunnage nets4").contains("10.88"));

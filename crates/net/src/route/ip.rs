@@ -16,7 +16,7 @@ use super::{RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, request};
 use crate::Mac;
 use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request};
 
-const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+pub(super) const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// Adds an address to a link.
 pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
@@ -54,6 +54,22 @@ pub(super) fn host_route(index: u32, name: &str, address: IpAddr) -> Request {
     message.header.scope = RouteScope::Link;
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
     request(RTM_NEWROUTE, MAKE, &message, format!("add route to {address} by {name}"))
+}
+
+/// What is in the net and has no route of its own is unreachable, at once and without leaving the host.
+pub(super) fn unreachable(verb: u16, flags: u16, net: IpNet) -> Request {
+    /// Of routes to the same net: the last to be asked, and so never in the way of anybody else's.
+    const METRIC: u32 = u32::MAX;
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(net.addr());
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unreachable;
+    message.header.destination_prefix_length = net.prefix_len();
+    message.attributes =
+        vec![RouteAttribute::Destination(RouteAddress::from(net.addr())), RouteAttribute::Priority(METRIC)];
+    let what = if verb == RTM_NEWROUTE { "add" } else { "delete" };
+    request(verb, flags, &message, format!("{what} unreachable route to {net}"))
 }
 
 /// The link-layer address is known and stays: nobody has to ask for it.

@@ -83,11 +83,7 @@ impl RouteSocket {
     /// Gives a link its addresses and brings it up; addresses that it has already are fine.
     pub(crate) fn bring_up(&mut self, link: &Link, addresses: &[IpNet]) -> Result<()> {
         for address in addresses {
-            let add = add_address(link.index, &link.name, *address);
-            match self.channel.exchange(&[add], |_| {}).map_err(Error::from) {
-                Err(error) if error.errno() != Some(Errno::EXIST) => return Err(error),
-                _ => {}
-            }
+            self.unless(Errno::EXIST, add_address(link.index, &link.name, *address))?;
         }
         Ok(self.channel.exchange(&[up(link.index, &link.name)], |_| {})?)
     }

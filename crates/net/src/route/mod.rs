@@ -7,11 +7,13 @@ mod ip;
 mod link;
 mod veth;
 
+use dunnage_sys::Errno;
 use dunnage_sys::netlink::Subsystem;
+use ipnet::IpNet;
 use netlink_packet_core::Emitable;
 
-use crate::Result;
 use crate::channel::{Channel, Request};
+use crate::{Error, Result};
 
 pub(crate) use link::{Bridge, Link};
 pub(crate) use veth::{HostEnd, Pair, PodAddress, PodEnd, Veth, Way};
@@ -21,6 +23,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 
 /// A route netlink socket, bound to the network namespace it was opened in.
@@ -33,6 +36,24 @@ impl RouteSocket {
     /// Opens a socket in the network namespace of the calling thread.
     pub(crate) fn open() -> Result<Self> {
         Ok(Self { channel: Channel::open(Subsystem::Route)? })
+    }
+
+    /// Makes all addresses of a net unreachable that have no route of their own; again is fine.
+    pub(crate) fn close_net(&mut self, net: IpNet) -> Result<()> {
+        self.unless(Errno::EXIST, ip::unreachable(RTM_NEWROUTE, ip::MAKE, net))
+    }
+
+    /// Takes [`Self::close_net`] back; again is fine.
+    pub(crate) fn open_net(&mut self, net: IpNet) -> Result<()> {
+        self.unless(Errno::SRCH, ip::unreachable(RTM_DELROUTE, 0, net))
+    }
+
+    /// One errno says that there is nothing to do.
+    fn unless(&mut self, done: Errno, request: Request) -> Result<()> {
+        match self.channel.exchange(&[request], |_| {}).map_err(Error::from) {
+            Err(error) if error.errno() != Some(done) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

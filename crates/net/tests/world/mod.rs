@@ -97,6 +97,7 @@ impl World {
         Census {
             links: ip("-o link").lines().map(without_state).collect(),
             addresses: ip("-o addr"),
+            routes: ip("route") + &ip("-6 route"),
             nft: nft("-j list ruleset"),
             files: files.unwrap_or_default(),
             forward: (sysctl("ipv4/ip_forward"), sysctl("ipv6/conf/all/forwarding")),
@@ -113,6 +114,7 @@ fn without_state(line: &str) -> String {
 pub struct Census {
     pub links: BTreeSet<String>,
     pub addresses: String,
+    pub routes: String,
     pub nft: String,
     pub files: BTreeSet<String>,
     pub forward: (String, String),
