@@ -50,13 +50,16 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// The network of `dunnage pod run`: `10.88.0.0/16` on `dunnage0`, masqueraded, IPv4 only.
+    /// The network of `dunnage pod run`: `10.209.0.0/16`, routed, masqueraded, IPv4 only.
+    ///
+    /// The subnet is none of the usual ones of Podman (10.88), CRI-O (10.85), k3s (10.42), flannel (10.244),
+    /// Cilium (10.0) or Docker (172.17), so that it can share a host with them.
     #[must_use]
     pub fn local() -> Self {
         Self {
             name: "local".parse().expect("a constant name is valid"),
             bridge: "dunnage0".parse().expect("a constant name is valid"),
-            subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 16),
+            subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 209, 0, 0), 16),
             subnet6: None,
             mtu: None,
             masquerade: true,

@@ -1,6 +1,6 @@
 //! Pod networking in one process: no `ip`, no `nft`, no daemon.
 //!
-//! [`PodNetwork::attach`] turns a wanted state (a bridge, a subnet, masquerade, host ports) into an address
+//! [`PodNetwork::attach`] turns a wanted state (a subnet, masquerade, host ports) into an address
 //! lease, a veth pair made in its final namespaces, one batch of configuration inside the pod's [`Netns`] and a
 //! few nftables elements; [`PodNetwork::detach`] takes it back, and [`PodNetwork::remove_if_unused`] leaves
 //! the host as it was found.
@@ -10,6 +10,8 @@
 //!   uplink ── masquerade ── route ── dnp0a580002┼eth0
 //!             (inet dunnage)        10.88.0.1   │10.88.0.2/32, default via 10.88.0.1
 //! ```
+//!
+//! A network can have a bridge instead, [`Mode::Bridged`].
 //!
 //! Owns: netlink messages and who may answer them, the lease tables, the order of steps and their undoing.
 //! Everything happens in the network namespace of the calling thread. Leaves to the callers: where a pod's

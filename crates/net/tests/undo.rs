@@ -182,7 +182,7 @@ const POD_NETNS: &str = "DUNNAGE_TEST_POD_NETNS";
 fn child_attaches_and_detaches() {
     let Some(state_dir) = std::env::var_os(STATE_DIR).map(PathBuf::from) else { return };
     let netns = Netns::open(&PathBuf::from(std::env::var_os(POD_NETNS).unwrap())).unwrap();
-    let mut network = PodNetwork::open(NetworkConfig { state_dir, ..NetworkConfig::local() }).unwrap();
+    let mut network = PodNetwork::open(world::config(state_dir)).unwrap();
     network.attach(&owner("pod"), &netns, &[HTTP]).unwrap();
     network.detach(&owner("pod")).unwrap();
     network.remove_if_unused().unwrap();

@@ -42,7 +42,7 @@ pub fn on_fresh_host(test: impl FnOnce(&World) + Send) {
 
 impl World {
     pub fn config(&self) -> NetworkConfig {
-        NetworkConfig { state_dir: self.dir.path().join("ipam"), ..NetworkConfig::local() }
+        config(self.dir.path().join("ipam"))
     }
 
     pub fn network(&self) -> PodNetwork {
@@ -141,6 +141,12 @@ impl Pod {
     pub fn ip(&self) -> IpAddr {
         self.attachment.address.addr().into()
     }
+}
+
+/// The network of all tests.
+pub fn config(state_dir: PathBuf) -> NetworkConfig {
+    let subnet = "10.88.0.0/16".parse().unwrap();
+    NetworkConfig { state_dir, subnet, ..NetworkConfig::local() }
 }
 
 pub fn owner(name: &str) -> Owner {
