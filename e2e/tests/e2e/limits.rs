@@ -134,8 +134,7 @@ async fn limits_change_while_it_runs_up_and_down() -> Result<()> {
 #[tokio::test]
 async fn usage_is_told_through_the_api() -> Result<()> {
     let node = Cluster::new().await?;
-    let (pod, id) =
-        node.pod_with(cri::container("c", &["sh", "-c", "probe burn 0.3; exec sleep 1000"])).await?;
+    let (pod, id) = node.pod_with(cri::container("c", &["probe", "burn", "1000"])).await?;
     let usage = wait::until_ok("usage", || async {
         let request = api::ContainerStatsRequest { container_id: id.clone() };
         let stats =

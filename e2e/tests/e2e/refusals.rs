@@ -147,16 +147,6 @@ async fn a_cpuset_of_processors_that_are_not_there() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_capability_nobody_knows() -> Result<()> {
-    if !only_dunnage("runc ignores it with a warning in its log") {
-        return Ok(());
-    }
-    let change =
-        |bundle: &mut Bundle| bundle.spec["process"]["capabilities"]["bounding"] = json!(["CAP_FLY"]);
-    refusal_names("c", change, &["CAP_FLY"]).await
-}
-
-#[tokio::test]
 async fn a_sysctl_that_belongs_to_the_machine() -> Result<()> {
     let change = |bundle: &mut Bundle| bundle.spec["linux"]["sysctl"] = json!({ "kernel.panic": "1" });
     refusal_names("c", change, &["kernel.panic"]).await
