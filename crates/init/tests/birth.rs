@@ -1,4 +1,5 @@
 //! Births in the real kernel: what a program sees of the container it was born in.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod container;
 
@@ -447,4 +448,39 @@ fn a_child_joins_the_cgroups_whose_files_it_is_given() {
     assert_ne!(fs::read_link(format!("/proc/{}/ns/cgroup", newborn.pid())).unwrap(), own);
     drop(newborn);
     fs::remove_dir(&path).unwrap();
+}
+
+/// The exit of `/bin/true` under a memory limit (cgroup v1), or why there is none.
+fn born_within(limit: u64) -> Result<Exit, dunnage_init::Error> {
+    let path = format!("/sys/fs/cgroup/memory/dunnage-init-test-{}", std::process::id());
+    assert!(std::path::Path::new("/sys/fs/cgroup/memory").exists(), "this machine has no cgroup v1");
+    fs::create_dir(&path).unwrap();
+    fs::write(format!("{path}/memory.limit_in_bytes"), limit.to_string()).unwrap();
+    let cgroups = [fs::OpenOptions::new().write(true).open(format!("{path}/tasks")).unwrap().into()];
+    let rootfs = Rootfs::new();
+    let mut draft = Draft::full(&rootfs.path());
+    draft.plan.steps.insert(0, planned(Step::JoinCgroups));
+    let plan = draft.program(&["/bin/true"]);
+    let birth =
+        Birth { plan: &plan, streams: Streams::default(), init: None, clone_into: None, cgroups: &cgroups };
+    let mut newborn = spawn(&birth).unwrap();
+    let exit = newborn.wait_created(PATIENCE).and_then(|_| {
+        newborn.start()?;
+        newborn.wait_started(PATIENCE)?;
+        Ok(pidfd::reap(newborn.pidfd()).unwrap())
+    });
+    drop(newborn);
+    fs::remove_dir(&path).unwrap();
+    exit
+}
+
+#[test]
+fn a_container_with_half_a_megabyte_of_memory_is_born() {
+    assert_eq!(born_within(512 * 1024), Ok(Exit::Status(0)));
+}
+
+#[test]
+fn too_little_memory_is_told() {
+    let error = born_within(32 * 1024).unwrap_err();
+    assert_eq!(error.kind(), dunnage_init::ErrorKind::ResourceExhausted, "{error}");
 }

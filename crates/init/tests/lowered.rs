@@ -1,4 +1,5 @@
 //! The two ends fit: a spec lowered by `dunnage-plan` is born as it says, and so is an exec into it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod container;
 
