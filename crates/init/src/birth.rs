@@ -13,7 +13,7 @@ use dunnage_sys::{Call, Errno, message};
 
 use crate::child::{self, Inheritance, Late};
 use crate::slots::Slots;
-use crate::{Error, Newborn};
+use crate::{Error, ErrorKind, Newborn, fault};
 
 /// Everything one birth needs.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +99,11 @@ fn clone_child(
 ) -> Result<(Pid, OwnedFd, bool), Error> {
     let kinds = inheritance.plan.new_namespaces.iter();
     let kinds = kinds.fold(Kinds::empty(), |bits, kind| bits | child::bit(*kind));
-    let first = clone::child(kinds, cgroup, |alone| child::run(alone, *inheritance));
+    let first = if cgroup.is_some() && fault::clone_refused() {
+        Err(Errno::NOSYS)
+    } else {
+        clone::child(kinds, cgroup, |alone| child::run(alone, *inheritance))
+    };
     match (first, cgroup) {
         (Ok((pid, pidfd)), cgroup) => Ok((pid, pidfd, cgroup.is_some())),
         (Err(Errno::NOSYS | Errno::INVAL | Errno::BUSY | Errno::OPNOTSUPP | Errno::TOOBIG), Some(cgroup)) => {
@@ -124,11 +128,14 @@ fn clone_failed(inheritance: &Inheritance<'_>, errno: Errno) -> Error {
         format!("clone3 with new namespaces {}", names.join(", "))
     };
     let failed = Error::from(dunnage_sys::Error::new(call, errno));
-    // clone(2), ENOMEM: the init of the pid namespace has ended.
-    if errno == Errno::NOMEM && inheritance.plan.pid_namespace.is_some() {
-        failed.because("the init of the pid namespace may have ended")
-    } else {
-        failed
+    match errno {
+        // clone(2): the init of the pid namespace has ended.
+        Errno::NOMEM if inheritance.plan.pid_namespace.is_some() => {
+            failed.because("the init of the pid namespace may have ended")
+        }
+        // Nothing else of a clone can be missing; ENODEV on older kernels.
+        Errno::NOENT | Errno::NODEV => failed.because("the cgroup was removed").of(ErrorKind::Internal),
+        _ => failed,
     }
 }
 

@@ -59,6 +59,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn of(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     pub(crate) fn no_init() -> Self {
         Self::new(ErrorKind::Internal, "the plan joins the init of a container, and no pidfd of it was given")
     }

@@ -3,7 +3,7 @@
 #[cfg(feature = "fault-injection")]
 pub use injected::{Fault, inject};
 
-pub(crate) use injected::check;
+pub(crate) use injected::{check, clone_refused};
 
 #[cfg(not(feature = "fault-injection"))]
 mod injected {
@@ -12,6 +12,10 @@ mod injected {
     #[expect(clippy::unnecessary_wraps, reason = "the same signature as with the feature")]
     pub(crate) fn check(_step: u16) -> Result<(), Failure> {
         Ok(())
+    }
+
+    pub(crate) fn clone_refused() -> bool {
+        false
     }
 }
 
@@ -28,6 +32,7 @@ mod injected {
     const FAIL: u32 = 1 << 16;
     const ALLOCATE: u32 = 2 << 16;
     const DIE: u32 = 3 << 16;
+    const CLONE: u32 = 4 << 16;
 
     /// What goes wrong.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,8 @@ mod injected {
         Allocate(u16),
         /// The child exits without a word.
         Die(u16),
+        /// The kernel cannot clone into a cgroup.
+        CloneIntoCgroup,
     }
 
     /// Every child cloned from now on has this fault.
@@ -47,8 +54,13 @@ mod injected {
             Some(Fault::Fail(step)) => FAIL | u32::from(step),
             Some(Fault::Allocate(step)) => ALLOCATE | u32::from(step),
             Some(Fault::Die(step)) => DIE | u32::from(step),
+            Some(Fault::CloneIntoCgroup) => CLONE,
         };
         FAULT.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn clone_refused() -> bool {
+        FAULT.load(Ordering::Relaxed) == CLONE
     }
 
     pub(crate) fn check(step: u16) -> Result<(), Failure> {

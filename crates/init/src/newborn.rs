@@ -184,6 +184,10 @@ impl Newborn {
                 None | Some([]) => return Ok(Some(News::End)),
                 Some([wire::CREATED]) => return Ok(Some(News::Created)),
                 Some([wire::EXECUTING]) => self.executing = true,
+                // The kernel drops a descriptor for which there is no room.
+                Some([wire::TERMINAL]) if descriptor.is_none() => {
+                    return Ok(Err(Errno::MFILE).call(|| "receive the terminal of the child")?);
+                }
                 Some([wire::TERMINAL]) => self.terminal = descriptor,
                 Some(message) => return Err(self.failure(message)),
             }

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 
 use container::*;
+use dunnage_init::fault::{Fault, inject};
 use dunnage_init::{Birth, Streams, spawn};
 use dunnage_plan::step::{MountAttributes, Target};
 use dunnage_plan::{Plan, Slot, SlotId, Step};
@@ -397,33 +398,103 @@ fn a_container_in_the_mount_namespace_of_its_parent_has_a_root_of_its_own() {
     assert_eq!(seen, "bin\ndev\netc\nproc\nsys\ntmp\nwork\n");
 }
 
-#[test]
-fn a_child_is_born_in_the_cgroup_it_is_given() {
+/// A cgroup v2 of this test, with its path.
+fn unified_cgroup() -> (fs::File, String) {
     let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
         .into_iter()
         .find(|path| std::path::Path::new(path).join("cgroup.procs").exists())
         .unwrap();
     let path = format!("{unified}/dunnage-init-test-{}", std::process::id());
     fs::create_dir(&path).unwrap();
-    let directory = fs::File::open(&path).unwrap();
+    (fs::File::open(&path).unwrap(), path)
+}
+
+/// Gives whether the child was born in the cgroup, after checking that it is in it and sees it as its root.
+fn born_in_unified_cgroup() -> bool {
+    let (directory, path) = unified_cgroup();
     let rootfs = Rootfs::new();
     let mut draft = Draft::full(&rootfs.path());
     draft.plan.new_namespaces.push(NamespaceKind::Cgroup);
-    let plan = draft.program(&["sleep", "1000"]);
-    let birth = Birth {
-        plan: &plan,
-        streams: Streams::default(),
-        init: None,
-        clone_into: Some(directory.as_fd()),
-        cgroups: &[],
-    };
+    let plan = draft.program(&["grep", "^0:", "/proc/self/cgroup"]);
+    let (mut out, stdout) = std::io::pipe().unwrap();
+    let streams = Streams { stdout: Some(stdout.as_fd()), ..Streams::default() };
+    let birth = Birth { plan: &plan, streams, init: None, clone_into: Some(directory.as_fd()), cgroups: &[] };
     let mut newborn = spawn(&birth).unwrap();
-    assert!(newborn.born_in_cgroup());
+    drop(stdout);
+    let born = newborn.born_in_cgroup();
     newborn.wait_created(PATIENCE).unwrap();
     let procs = fs::read_to_string(format!("{path}/cgroup.procs")).unwrap();
     assert_eq!(procs.trim(), newborn.pid().to_string());
+    newborn.start().unwrap();
+    newborn.wait_started(PATIENCE).unwrap();
+    let mut seen = String::new();
+    std::io::Read::read_to_string(&mut out, &mut seen).unwrap();
+    assert_eq!(seen, "0::/\n");
     drop(newborn);
     fs::remove_dir(&path).unwrap();
+    born
+}
+
+#[test]
+fn a_child_is_born_in_the_cgroup_it_is_given() {
+    assert!(born_in_unified_cgroup());
+}
+
+#[test]
+fn a_child_that_cannot_be_born_in_its_cgroup_moves_there_first() {
+    inject(Some(Fault::CloneIntoCgroup));
+    assert!(!born_in_unified_cgroup());
+    inject(None);
+}
+
+#[test]
+fn a_cgroup_that_is_gone_is_an_error() {
+    let (directory, path) = unified_cgroup();
+    fs::remove_dir(&path).unwrap();
+    let rootfs = Rootfs::new();
+    let plan = Draft::full(&rootfs.path()).program(&["true"]);
+    let streams = Streams::default();
+    let birth = Birth { plan: &plan, streams, init: None, clone_into: Some(directory.as_fd()), cgroups: &[] };
+    let error = spawn(&birth).unwrap_err();
+    assert!(error.to_string().ends_with("the cgroup was removed"), "{error}");
+    assert_eq!(error.kind(), dunnage_init::ErrorKind::Internal);
+}
+
+#[test]
+fn a_cgroup_that_refuses_the_child_is_named() {
+    let rootfs = Rootfs::new();
+    let mut draft = Draft::bare(&rootfs.path());
+    draft.plan.steps.insert(0, planned(Step::JoinCgroups));
+    let plan = draft.program(&["true"]);
+    // Not a cgroup at all: /dev/full refuses every write.
+    let cgroups = [fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()];
+    let birth =
+        Birth { plan: &plan, streams: Streams::default(), init: None, clone_into: None, cgroups: &cgroups };
+    let error = spawn(&birth).unwrap().wait_created(PATIENCE).unwrap_err();
+    assert!(error.to_string().ends_with("write /dev/full: ENOSPC (No space left on device)"), "{error}");
+}
+
+#[test]
+fn the_parents_own_streams_can_be_given() {
+    // As a command line does: each has the number that another one is to get.
+    let rootfs = Rootfs::new();
+    let plan =
+        Draft::full(&rootfs.path()).program(&["sh", "-c", "stat -L -c %i /proc/self/fd/0 /proc/self/fd/1"]);
+    let inode = |fd: &dyn AsFd| dunnage_sys::open::fstat(fd.as_fd()).unwrap().st_ino;
+    let (mut out, stdout) = std::io::pipe().unwrap();
+    let (stderr, stdin) = (std::io::stderr(), std::io::stdin());
+    let streams =
+        Streams { stdin: Some(stderr.as_fd()), stdout: Some(stdout.as_fd()), stderr: Some(stdin.as_fd()) };
+    let birth = Birth { plan: &plan, streams, init: None, clone_into: None, cgroups: &[] };
+    let mut newborn = spawn(&birth).unwrap();
+    newborn.wait_created(PATIENCE).unwrap();
+    newborn.start().unwrap();
+    newborn.wait_started(PATIENCE).unwrap();
+    let wanted = format!("{}\n{}\n", inode(&stderr), inode(&stdout));
+    drop(stdout);
+    let mut seen = String::new();
+    std::io::Read::read_to_string(&mut out, &mut seen).unwrap();
+    assert_eq!(seen, wanted);
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub struct Alone(PhantomData<*const ()>);
 ///
 /// # Errors
 /// As clone(2). With `cgroup`: `EOPNOTSUPP` when its domain is invalid or threaded, `EBUSY` when it has
-/// controllers for its children, `ENODEV` when it was removed. `ENOMEM` also when the pid namespace to be born
+/// controllers for its children, `ENOENT` or `ENODEV` when it was removed. `ENOMEM` also when the pid namespace to be born
 /// in has lost its init.
 pub fn child(
     new: Kinds,

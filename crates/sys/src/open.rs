@@ -130,6 +130,14 @@ pub fn stat(path: &CStr) -> Result<Stat, Errno> {
     statat(CWD, path, AtFlags::empty())
 }
 
+/// Reads a symlink of the host into `buffer`; gives the length, cut to the buffer's.
+///
+/// # Errors
+/// As readlink(2).
+pub fn read_host_link(path: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    readlinkat_raw(CWD, path, buffer)
+}
+
 /// Opens the file `name` of a directory of the host.
 ///
 /// # Errors

@@ -43,10 +43,25 @@ impl Child<'_> {
     /// The kernel takes `0` for the writer itself; may it do so is decided by who opened the file.
     pub(super) fn join_cgroups(&mut self) -> Result<(), Failure> {
         for tasks in self.given.cgroups {
-            open::write(tasks, b"0").at(Call::Write)?;
+            let joined = open::write(tasks, b"0").map(drop).at(Call::Write);
+            if joined.is_err() {
+                self.tell_path_of(tasks);
+            }
+            joined?;
         }
         // Descriptors of the host's cgroups must not be around for longer than that (CVE-2024-21626).
         self.close_all_but(std::iter::empty())
+    }
+
+    /// The path of an open file, for a message.
+    fn tell_path_of(&mut self, file: &OwnedFd) {
+        let mut link = Text::<32>::new();
+        link.push(b"/proc/self/fd/");
+        link.push_number(open::number(file), 10);
+        let mut path = [0; crate::wire::TEXT];
+        if let Ok(length) = open::read_host_link(link.as_c_str(), &mut path) {
+            self.text.push(&path[..length]);
+        }
     }
 
     /// What the clone could not do.
