@@ -90,7 +90,7 @@ impl ContainerBundle<'_> {
             "cwd": cwd,
             "noNewPrivileges": container.security.no_new_privileges,
             "capabilities": document::capabilities(capabilities),
-            "oomScoreAdj": self.frame.oom_score_adj(score),
+            "oomScoreAdj": self.frame.machine.oom_score_adj(score),
         }))
     }
 

@@ -84,6 +84,13 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+impl Machine {
+    /// The nearest OOM score to `wanted` that this process may set.
+    pub(crate) fn oom_score_adj(&self, wanted: i32) -> i32 {
+        wanted.max(self.lowest_oom_score_adj)
+    }
+}
+
 impl PodFrame<'_> {
     /// Annotations every container of the pod has.
     pub(super) fn annotations(&self, role: &str) -> BTreeMap<&'static str, String> {
@@ -94,11 +101,6 @@ impl PodFrame<'_> {
             (annotation::POD_NAMESPACE, self.pod.namespace.clone()),
             (annotation::POD_UID, self.uid.to_owned()),
         ])
-    }
-
-    /// The nearest OOM score to `wanted` that this process may set.
-    pub(super) fn oom_score_adj(&self, wanted: i32) -> i32 {
-        wanted.max(self.machine.lowest_oom_score_adj)
     }
 
     pub(super) fn cgroups_path(&self, id: &str) -> String {

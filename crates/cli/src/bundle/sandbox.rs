@@ -73,7 +73,7 @@ impl SandboxBundle<'_> {
                 "cwd": "/",
                 "noNewPrivileges": true,
                 "capabilities": document::capabilities(&BTreeSet::new()),
-                "oomScoreAdj": frame.oom_score_adj(SANDBOX_OOM_SCORE_ADJ),
+                "oomScoreAdj": frame.machine.oom_score_adj(SANDBOX_OOM_SCORE_ADJ),
             },
             "root": {"path": "rootfs", "readonly": true},
             "mounts": mounts,

@@ -16,6 +16,7 @@ mod store;
 mod users;
 mod zstd;
 
+#[cfg(test)]
 pub(crate) use config::Config;
 pub(crate) use overlay::Overlay;
 pub(crate) use reference::Reference;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -120,11 +120,6 @@ impl Store {
         ensure!(is_plain(&path), "{}: a path with `,`, `:` or `\\` cannot hold layers", path.display());
         self.count += 1;
         Ok(path)
-    }
-
-    /// The directory that holds the layers.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
     }
 }
 

@@ -1,12 +1,16 @@
 //! One entry of `containers` or `initContainers`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use dunnage_net::{HostPort, Protocol};
 
 use super::expand::expand;
 use super::field::{Field, Fields};
 use super::resources::{self, Resources};
 use super::security::{self, PodSecurity, Security};
 use super::volume::{self, Volume, VolumeMount};
+use super::yaml::Place;
 
 /// A container to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +18,8 @@ pub(crate) struct Container {
     pub(crate) name: String,
     /// As written.
     pub(crate) image: String,
+    /// Where, for faults that only its resolution finds.
+    pub(crate) image_at: Place,
     /// Replaces the image's entry point; empty: the image's.
     pub(crate) command: Vec<String>,
     /// Replaces the image's arguments; empty: the image's.
@@ -27,11 +33,13 @@ pub(crate) struct Container {
     pub(crate) ports: Vec<Port>,
 }
 
-/// A port the container says it listens on; it opens nothing.
+/// A port the container says it listens on; only a host port opens anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Port {
     pub(crate) number: u16,
-    pub(crate) protocol: &'static str,
+    pub(crate) protocol: Protocol,
+    /// The port of the host that leads here.
+    pub(crate) host: Option<HostPort>,
 }
 
 /// What a container of one pod is decoded with.
@@ -45,7 +53,7 @@ pub(super) struct Context<'a> {
 pub(super) fn decode(field: &Field<'_>, context: Context<'_>) -> Option<Container> {
     let mut fields = field.fields();
     let name = fields.need("name").and_then(|f| super::pod::label(&f));
-    let image = fields.need("image").and_then(|f| f.name().map(str::to_owned));
+    let image = fields.need("image").and_then(|f| Some((f.name()?.to_owned(), f.at())));
     let env = fields.take("env").map(|f| environment(&f)).unwrap_or_default();
     let variables: BTreeMap<String, String> = env.iter().cloned().collect();
     let words = |field: Option<Field<'_>>| -> Vec<String> {
@@ -63,9 +71,11 @@ pub(super) fn decode(field: &Field<'_>, context: Context<'_>) -> Option<Containe
     let ports = fields.take("ports").map(|f| ports(&f)).unwrap_or_default();
     unsupported(&mut fields, context.init);
     fields.finish();
+    let (image, image_at) = image?;
     Some(Container {
         name: name?,
-        image: image?,
+        image,
+        image_at,
         command,
         args,
         env,
@@ -166,22 +176,32 @@ fn mounts(field: &Field<'_>, volumes: &[Volume]) -> Vec<VolumeMount> {
 }
 
 fn ports(field: &Field<'_>) -> Vec<Port> {
-    let mut ports = Vec::new();
-    for item in field.items() {
-        let mut fields = item.fields();
-        let number = fields.need("containerPort").and_then(|f| f.integer(1..=u16::MAX));
-        let protocol = fields
-            .take("protocol")
-            .map_or(Some("TCP"), |f| f.word(&[("TCP", "TCP"), ("UDP", "UDP"), ("SCTP", "SCTP")]));
-        fields.pass(&["name"]);
-        fields.refuse(&[
-            ("hostPort", "connect to the pod's address, which is printed when it runs"),
-            ("hostIP", "connect to the pod's address, which is printed when it runs"),
-        ]);
-        fields.finish();
-        if let (Some(number), Some(protocol)) = (number, protocol) {
-            ports.push(Port { number, protocol });
+    field.items().iter().filter_map(port).collect()
+}
+
+fn port(item: &Field<'_>) -> Option<Port> {
+    let mut fields = item.fields();
+    let number = fields.need("containerPort").and_then(|f| f.integer(1..=u16::MAX));
+    let protocol = fields.take("protocol").map_or(Some(Protocol::Tcp), |f| {
+        f.word(&[("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)])
+    });
+    let host_port = fields.take("hostPort").and_then(|f| f.integer(1..=u16::MAX));
+    let host_ip = fields.take("hostIP").and_then(|f| address(&f));
+    fields.pass(&["name"]);
+    fields.finish();
+    let (number, protocol) = (number?, protocol?);
+    let host = host_port.map(|host_port| HostPort { host_ip, host_port, container_port: number, protocol });
+    Some(Port { number, protocol, host })
+}
+
+/// `0.0.0.0` and `::` are every address, which is also what saying nothing means.
+fn address(field: &Field<'_>) -> Option<IpAddr> {
+    let text = field.string()?;
+    match text.parse::<IpAddr>() {
+        Ok(address) => Some(address).filter(|address| !address.is_unspecified()),
+        Err(_) => {
+            field.fault(format!("`{text}` is no IP address"));
+            None
         }
     }
-    ports
 }

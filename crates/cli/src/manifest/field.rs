@@ -36,6 +36,11 @@ impl<'a> Field<'a> {
         Self { node, key_at: node.at, path: String::new(), report }
     }
 
+    /// Where the value stands.
+    pub(crate) fn at(&self) -> Place {
+        self.node.at
+    }
+
     /// Reports a fault of the value.
     pub(crate) fn fault(&self, text: impl Into<String>) {
         self.report.add(self.node.at, &self.path, text);

@@ -18,10 +18,11 @@ mod security;
 mod volume;
 mod yaml;
 
-pub(crate) use container::{Container, Port};
-pub(crate) use expand::expand;
+pub(crate) use container::Container;
 pub(crate) use pod::{Pod, RestartPolicy};
-pub(crate) use problem::ManifestError;
+pub(crate) use problem::{ManifestError, Problem};
 pub(crate) use resources::{Amounts, Resources};
-pub(crate) use security::{CapabilityList, Seccomp, Security};
+#[cfg(test)]
+pub(crate) use security::CapabilityList;
+pub(crate) use security::{Seccomp, Security};
 pub(crate) use volume::{HostPathKind, Source, Volume, VolumeMount};

@@ -88,7 +88,7 @@ fn an_ordinary_pod_is_read_whole() {
     assert!(security.no_new_privileges && security.read_only_root && security.drop.all);
     assert_eq!(security.seccomp, Seccomp::Localhost("profiles/x.json".to_owned()));
     assert!(server.mounts[1].read_only && server.mounts[1].from_host && !server.mounts[0].read_only);
-    assert_eq!(server.ports[1].protocol, "UDP");
+    assert_eq!(server.ports[1].protocol, dunnage_net::Protocol::Udp);
 }
 
 #[test]
@@ -119,7 +119,6 @@ fn a_field_that_would_change_the_run_is_refused_by_name() {
         ("      restartPolicy: Always\n", "spec.containers[0].restartPolicy"),
         ("      imagePullPolicy: Always\n", "spec.containers[0].imagePullPolicy"),
         ("      env: [{name: X, valueFrom: {}}]\n", "spec.containers[0].env[0].valueFrom"),
-        ("      ports: [{containerPort: 1, hostPort: 1}]\n", "spec.containers[0].ports[0].hostPort"),
         ("  hostPID: true\n", "spec.hostPID"),
         ("  hostUsers: false\n", "spec.hostUsers"),
         ("  nodeSelector: {a: b}\n", "spec.nodeSelector"),
@@ -192,6 +191,20 @@ fn resources_are_checked_against_each_other() {
     assert!(unit[0].starts_with("pod.yaml:10:33: spec.containers[0].resources.limits.cpu: `1x`"), "{unit:?}");
     let limit_only = container("      resources: {limits: {cpu: 1}}\n");
     assert_eq!(limit_only.resources.cpu.request, limit_only.resources.cpu.limit);
+}
+
+#[test]
+fn host_ports_are_read_with_their_address() {
+    let ports = container(
+        "      ports: [{containerPort: 80, hostPort: 8080, hostIP: 127.0.0.1}, {containerPort: 53, hostPort: 53, \
+         hostIP: 0.0.0.0, protocol: UDP}]\n",
+    )
+    .ports;
+    let first = ports[0].host.unwrap();
+    assert_eq!((first.host_port, first.container_port, first.host_ip), (8080, 80, "127.0.0.1".parse().ok()));
+    assert_eq!(ports[1].host.unwrap().host_ip, None);
+    let faults = faults(&with_container("      ports: [{containerPort: 80, hostPort: 8080, hostIP: localhost}]\n"));
+    assert!(faults[0].contains("hostIP: `localhost` is no IP address"), "{faults:?}");
 }
 
 #[test]
