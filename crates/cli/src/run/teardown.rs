@@ -1,0 +1,271 @@
+//! Undoing a run, wherever it had got to: the one way out for success, failure, panic and the next run after a
+//! kill -9.
+//!
+//! The order is the reverse of making: the shim takes its containers down, then whatever it could not take
+//! down is ended by cgroup, then network, mounts and files go. Every step may find its work done already, and
+//! a step that fails does not keep the later ones from being tried.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use dunnage_cgroup::{Cgroup, Layout, Removal};
+use dunnage_net::{IfName, Netns, NetworkConfig, Owner, PodNetwork};
+use dunnage_spec::resources::CgroupPath;
+use dunnage_sys::pidfd::{self, Pid, Signal};
+use dunnage_sys::{Errno, classic_mount, tree};
+
+use super::folder::{Folder, Process, Record, Runs};
+use super::shim;
+
+/// What killed processes and their shim are given to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(5);
+/// containerd's own limit for `delete`.
+const DELETE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A run that is undone when this goes out of scope.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    root: PathBuf,
+    pub(crate) folder: Folder,
+    pub(crate) record: Record,
+    done: bool,
+}
+
+impl Guard {
+    pub(crate) fn new(root: &Path, folder: Folder, record: Record) -> Self {
+        Self { root: root.to_owned(), folder, record, done: false }
+    }
+
+    /// Undoes the run before a panic ends the program: release builds abort, so nothing is dropped.
+    pub(crate) fn undo_on_panic(&self) {
+        let (root, folder, record) = (self.root.clone(), self.folder.clone(), self.record.clone());
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            let undone = Runs::lock(&root).and_then(|runs| undo(&runs, &folder, Some(&record)));
+            if let Err(error) = undone {
+                crate::output::warn(format_args!("{error:#}"));
+            }
+        }));
+    }
+
+    /// Undoes the run now.
+    ///
+    /// # Errors
+    /// All that could not be undone.
+    pub(crate) fn undo(mut self) -> anyhow::Result<()> {
+        self.undo_once()
+    }
+
+    fn undo_once(&mut self) -> anyhow::Result<()> {
+        self.done = true;
+        let runs = Runs::lock(&self.root)?;
+        undo(&runs, &self.folder, Some(&self.record))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.done
+            && let Err(error) = self.undo_once()
+        {
+            crate::output::warn(format_args!("{error:#}"));
+        }
+    }
+}
+
+/// Undoes every run below `root` whose owner is gone; gives the names of their pods.
+///
+/// # Errors
+/// The directory of runs cannot be read, or something could not be undone.
+pub(crate) fn sweep(runs: &Runs) -> anyhow::Result<Vec<String>> {
+    let mut swept = Vec::new();
+    for (folder, record) in runs.list()? {
+        if record.as_ref().is_some_and(Record::owner_lives) {
+            continue;
+        }
+        undo(runs, &folder, record.as_ref())?;
+        swept.push(record.map_or_else(|| folder.path().display().to_string(), |record| record.pod));
+    }
+    Ok(swept)
+}
+
+/// Undoes one run. Without a record nothing was made outside its directory. The lock on all runs is held,
+/// because directories that runs share are removed when they are empty.
+fn undo(_locked: &Runs, folder: &Folder, record: Option<&Record>) -> anyhow::Result<()> {
+    let mut failures = Vec::new();
+    let mut attempt = |step: anyhow::Result<()>| {
+        if let Err(error) = step {
+            failures.push(format!("{error:#}"));
+        }
+    };
+    if let Some(record) = record {
+        for id in folder.bundles() {
+            attempt(shim::delete(&record.shim, folder, &id, DELETE_LIMIT));
+        }
+        attempt(end_shim(folder.shim()));
+        attempt(remove_cgroups(record));
+        if record.network {
+            attempt(remove_network(folder, record));
+        }
+    }
+    attempt(unmount_below(folder.path()));
+    // Only when nothing is mounted there any more may the tree be removed, which it would be through mounts.
+    attempt(tree::remove_all(folder.path()).map_err(Into::into));
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("left behind by pod {}: {}", record.map_or("?", |record| &record.pod), failures.join("; "));
+}
+
+/// Waits for the shim to end by itself, which it does after its last container, and then makes it.
+fn end_shim(shim: Option<Process>) -> anyhow::Result<()> {
+    let Some(shim) = shim.filter(Process::lives) else { return Ok(()) };
+    let number = i32::try_from(shim.pid).ok().and_then(Pid::from_raw);
+    let Some(Ok(pidfd)) = number.map(pidfd::open) else { return Ok(()) };
+    // Looked at again now that the number cannot be used anew.
+    if !shim.lives() {
+        return Ok(());
+    }
+    match pidfd::send_signal(&pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(errno) => bail!("kill the shim {}: {errno}", shim.pid),
+    }
+    wait_until(|| !shim.lives()).with_context(|| format!("wait for the shim {} to end", shim.pid))
+}
+
+fn remove_cgroups(record: &Record) -> anyhow::Result<()> {
+    let layout = Layout::detect()?;
+    let path = CgroupPath::Cgroupfs(PathBuf::from(&record.cgroup_parent));
+    if let Some(cgroup) = Cgroup::open(&layout, &path)? {
+        cgroup.kill()?;
+        let gone = || matches!(cgroup.remove(), Ok(Removal::Gone));
+        if wait_until(gone).is_err() {
+            cgroup.remove()?;
+            bail!("cgroup {} is still in use", record.cgroup_parent);
+        }
+    }
+    remove_empty_parents(&layout, record);
+    Ok(())
+}
+
+/// The levels above pods belong to all runs; the last one to leave takes them along.
+fn remove_empty_parents(layout: &Layout, record: &Record) {
+    let root = Path::new(&record.cgroup_root);
+    let above = Path::new(&record.cgroup_parent).ancestors().skip(1);
+    for level in above.take_while(|level| level.starts_with(root) && level.parent().is_some()) {
+        let Ok(relative) = level.strip_prefix("/") else { continue };
+        for hierarchy in layout.hierarchies() {
+            // In use or not empty is the normal case; either way there is nothing to do.
+            let _ = hierarchy.root().remove_dir(relative);
+        }
+    }
+}
+
+fn remove_network(folder: &Folder, record: &Record) -> anyhow::Result<()> {
+    let mut network = PodNetwork::open(NetworkConfig::local())?;
+    network.detach(&owner(&record.uid)?).context("detach the pod from its network")?;
+    Netns::remove(&folder.netns()).context("remove the network namespace")?;
+    network.remove_if_unused().context("remove the network")?;
+    Ok(())
+}
+
+/// Under which name the pod has its address.
+pub(super) fn owner(uid: &str) -> anyhow::Result<Owner> {
+    let eth0: IfName = "eth0".parse()?;
+    Ok(Owner::new(uid, eth0)?)
+}
+
+/// Unmounts whatever is mounted below `path`, the latest first.
+fn unmount_below(path: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    for target in mounts_below(&text, path).into_iter().rev() {
+        classic_mount::unmount(&target)?;
+    }
+    Ok(())
+}
+
+/// Mount points below `path`, in the order they were mounted (proc_pid_mountinfo(5), field 5).
+fn mounts_below(mountinfo: &str, path: &Path) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
+    points.filter(|point| point.starts_with(path)).collect()
+}
+
+/// Space, tab, newline and backslash are written in octal.
+fn unescape(field: &str) -> PathBuf {
+    let plain = field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n");
+    PathBuf::from(plain.replace("\\134", "\\"))
+}
+
+fn wait_until(mut done: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        if Instant::now() > deadline {
+            bail!("not within {} s", PATIENCE.as_secs());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Runs a command to its end within `limit`, and kills it then.
+pub(super) fn run_within(command: &mut Command, limit: Duration) -> anyhow::Result<std::process::Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().with_context(|| format!("execute {name}"))?;
+    let deadline = Instant::now() + limit;
+    // What it prints fits its pipes: a message of three numbers, or a line of text.
+    while child.try_wait().with_context(|| format!("wait for {name}"))?.is_none() {
+        if Instant::now() > deadline {
+            child.kill().with_context(|| format!("kill {name}"))?;
+            child.wait().with_context(|| format!("wait for {name}"))?;
+            bail!("{name}: not finished within {} s", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.wait_with_output().with_context(|| format!("read what {name} printed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_below_a_path_and_not_beside_it() {
+        let text = "1 0 0:1 / /run/a rw - tmpfs t rw\n2 1 0:2 / /run/a/x\\040y rw - tmpfs t rw\n3 1 0:3 / /run/ab rw \
+                    - tmpfs t rw\n4 1 0:4 / /run/a/x\\040y/z rw - tmpfs t rw\n";
+        let found = mounts_below(text, Path::new("/run/a"));
+        assert_eq!(found, ["/run/a", "/run/a/x y", "/run/a/x y/z"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_run_of_a_dead_process_is_undone_with_its_mounts_and_files() {
+        let root = tempfile::tempdir().unwrap();
+        let runs = Runs::lock(root.path()).unwrap();
+        let uid = "0badcafe-0000";
+        let record =
+            Record::new("dead", uid, ("/dunnage-test-none", "/dunnage-test-none/p"), false, Path::new("/none"));
+        let folder = runs.create(&record).unwrap();
+        let mount = folder.join("volumes/m");
+        std::fs::create_dir(&mount).unwrap();
+        classic_mount::mount("tmpfs", &mount, "tmpfs", classic_mount::Flags::empty(), "").unwrap();
+        assert!(sweep(&runs).unwrap().is_empty(), "its owner is this process");
+        let text = std::fs::read_to_string(folder.join("run.json")).unwrap();
+        let dead = text.replace("\"start_time\":", "\"start_time\":9");
+        std::fs::write(folder.join("run.json"), dead).unwrap();
+        assert_eq!(sweep(&runs).unwrap(), ["dead"]);
+        assert!(!folder.path().exists());
+        assert!(mounts_below(&std::fs::read_to_string("/proc/self/mountinfo").unwrap(), folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_ended() {
+        let error = run_within(Command::new("sleep").arg("100"), Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("not finished"), "{error}");
+        let output = run_within(Command::new("echo").arg("x"), PATIENCE).unwrap();
+        assert_eq!(output.stdout, b"x\n");
+    }
+}
