@@ -22,7 +22,7 @@ pub(crate) fn start(
 ) -> anyhow::Result<TaskServer<Service>> {
     let store = Store::new(Path::new(RUN_DIRECTORY), namespace);
     let (sink, mut events) = mpsc::unbounded_channel();
-    let (sandbox, driver) = dunnage_task::spawn(Host::detect(store.clone())?, sink);
+    let (sandbox, driver) = dunnage_task::spawn(Host::detect(store)?, sink);
     let publisher = publisher.clone();
     tokio::task::spawn_local({
         let stop = stop.clone();
@@ -35,7 +35,6 @@ pub(crate) fn start(
             if let Err(error) = driver.await {
                 tracing::error!(%error, "the sandbox ended unexpectedly");
             }
-            store.prune();
             stop.request();
         }
     });

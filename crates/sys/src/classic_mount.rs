@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::{Call, Errno, Error, Result};
 
@@ -40,15 +40,6 @@ pub fn bind(source: &Path, target: &Path, recursive: bool) -> Result<()> {
 pub fn remount(target: &Path, flags: MountFlags) -> Result<()> {
     rustix::mount::mount_remount(target, MountFlags::BIND | flags, c"")
         .call(|| format!("remount {}", target.display()))
-}
-
-/// Keeps mounts below `target` from being copied to other mount namespaces and back.
-///
-/// # Errors
-/// The failed call.
-pub fn make_private(target: &Path) -> Result<()> {
-    rustix::mount::mount_change(target, MountPropagationFlags::PRIVATE)
-        .call(|| format!("make {} private", target.display()))
 }
 
 /// Detaches the topmost mount at `target`; `false` when nothing is mounted there.

@@ -4,7 +4,6 @@
 //! goes away loses the answer, never the work.
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use dunnage_spec::{ContainerId, ExecId};
 use tokio::sync::{mpsc, oneshot};
@@ -136,8 +135,6 @@ pub enum Command {
     CloseStdin(Target, Reply<()>),
     /// End the sandbox, if it has no containers; answers whether it ends.
     Shutdown(Reply<bool>),
-    /// Kill every container: the shim was told to end.
-    KillAll(SystemTime, Reply<()>),
 }
 
 /// Asks a sandbox; cheap to clone.

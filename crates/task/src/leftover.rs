@@ -37,7 +37,6 @@ pub fn take_down(store: &Store, id: &ContainerId) -> Result<Option<Leftover>> {
         Leftover { pid: content.init.map_or(0, |init| init.pid), exit: content.exit().unwrap_or(killed) };
     remove(&record)?;
     record.remove()?;
-    store.prune();
     Ok(Some(leftover))
 }
 

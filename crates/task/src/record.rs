@@ -5,19 +5,21 @@
 //! another, its neighbour's. Owns the file and its directory; leaves the cleaning to the caller.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dunnage_spec::resources::CgroupPath;
 use dunnage_spec::{ContainerId, ContainerdNamespace};
-use dunnage_sys::Call;
+use dunnage_sys::{Call, Errno};
 use serde::{Deserialize, Serialize};
 
 use crate::state::Exit;
 
 const VERSION: u32 = 1;
 const FILE: &str = "record.json";
+// How often the directory of a namespace can vanish under a create: once for each other shim, at most.
+const TRIES: u32 = 100;
 
 /// Why a record could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -100,13 +102,7 @@ impl Store {
         mounted_rootfs: Option<PathBuf>,
     ) -> Result<Record, Error> {
         let directory = self.directory.join(id.as_str());
-        make_private(&self.directory)?;
-        match fs::create_dir(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::Taken(directory));
-            }
-            made => made.call(|| format!("mkdir {}", directory.display()))?,
-        }
+        self.make(&directory)?;
         let content = Content {
             version: VERSION,
             bundle: bundle.to_owned(),
@@ -131,7 +127,7 @@ impl Store {
         let directory = self.directory.join(id.as_str());
         let path = directory.join(FILE);
         let bytes = match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             read => read.call(|| format!("read {}", path.display()))?,
         };
         let malformed = |reason: String| Error::Malformed { path: path.clone(), reason };
@@ -143,10 +139,19 @@ impl Store {
         Ok(Some(Record { directory, content }))
     }
 
-    /// Removes the directory when it is empty, as it is after the last container.
-    pub fn prune(&self) {
-        // Others may have containers in it (ENOTEMPTY) or may have removed it already: both are fine.
-        let _ = fs::remove_dir(&self.directory);
+    fn make(&self, directory: &Path) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            make_private(&self.directory)?;
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    return Err(Error::Taken(directory.to_owned()));
+                }
+                // Another shim has just removed the parent with its own last record.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                made => return Ok(made.call(|| format!("mkdir {}", directory.display()))?),
+            }
+        }
+        Err(dunnage_sys::Error::new(format!("mkdir {}", directory.display()), Errno::NOENT).into())
     }
 }
 
@@ -177,15 +182,18 @@ impl Record {
         self.write()
     }
 
-    /// Removes file and directory.
+    /// Removes file and directory, and with the last record the directory of the namespace.
     ///
     /// # Errors
     /// The failed call; what is gone already is no error.
     pub fn remove(self) -> Result<(), Error> {
         match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => Ok(removed.call(|| format!("remove {}", self.directory.display()))?),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            removed => removed.call(|| format!("remove {}", self.directory.display()))?,
         }
+        // Others may have records in it (ENOTEMPTY) or may have removed it already: both are fine.
+        let _ = self.directory.parent().map(fs::remove_dir);
+        Ok(())
     }
 
     // Written beside and renamed over: a reader sees the old or the new content, never half of one.
@@ -268,7 +276,6 @@ mod tests {
         assert_eq!(read.content().cgroup(), cgroup);
         assert_eq!(read.content().exit(), Some(exit));
         read.remove().unwrap();
-        store.prune();
         assert!(!root.path().join("k8s.io").exists());
     }
 

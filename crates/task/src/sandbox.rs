@@ -89,7 +89,6 @@ impl Driver {
             Command::Resume(id, reply) => answer(reply, self.resume(&id)),
             Command::Resize(target, size, reply) => answer(reply, self.resize(&target, size)),
             Command::CloseStdin(target, reply) => answer(reply, self.close_stdin(&target)),
-            Command::KillAll(_, reply) => answer(reply, self.kill_all()),
             Command::Shutdown(reply) => drop(self.shutdown(reply)),
         }
     }
@@ -234,15 +233,6 @@ impl Driver {
         }
         for pid in cgroup.pids()? {
             signal_member(pid, signal)?;
-        }
-        Ok(())
-    }
-
-    fn kill_all(&self) -> Result<()> {
-        for container in self.containers.values() {
-            if container.init.state.exit().is_none() {
-                container.cgroup()?.kill()?;
-            }
         }
         Ok(())
     }

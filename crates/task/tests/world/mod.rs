@@ -1,13 +1,17 @@
 //! Bundles on a temporary directory, a sandbox of their own, and what must be gone at the end.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use dunnage_spec::{ContainerId, Process};
+use dunnage_sys::mount;
+use dunnage_sys::namespace::{self, Kinds};
 use dunnage_task::command::{Create, Exec, Reply};
 use dunnage_task::leftover::{self, Leftover};
 use dunnage_task::record::Store;
+use dunnage_task::rootfs::RootfsMount;
 use dunnage_task::stdio::StdioPaths;
 use dunnage_task::{Command, Event, Handle, Host, Result, Stamped, Target};
 use serde_json::{Value, json};
@@ -33,6 +37,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        // The census counts mounts: those that other tests make at the same time must stay outside.
+        namespace::unshare(Kinds::MOUNT).unwrap();
+        mount::set_propagation(fs::File::open("/").unwrap(), mount::Propagation::Private, true).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let store = Store::new(&directory.path().join("run"), &"test".parse().unwrap());
         let (sink, events) = mpsc::unbounded_channel();
@@ -64,12 +71,45 @@ impl World {
         name.parse().unwrap()
     }
 
+    /// A bundle with most of what a pod's container has: a plan with many steps.
+    pub(crate) fn container_like_a_pods(&self, name: &str, args: &[&str]) -> ContainerId {
+        self.container_with(name, args, |config| {
+            config["process"]["noNewPrivileges"] = true.into();
+            config["process"]["capabilities"] = json!({ "bounding": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"] });
+            config["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 64, "hard": 64 }]);
+            config["root"]["readonly"] = true.into();
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            let pts = json!({ "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                "options": ["newinstance", "ptmxmode=0666", "mode=0620"] });
+            let sys = json!({ "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"] });
+            let tmp = json!({ "destination": "/tmp", "type": "bind", "source": "/tmp", "options": ["rbind", "ro"] });
+            mounts.extend([pts, sys, tmp]);
+            let linux = &mut config["linux"];
+            linux["maskedPaths"] = json!(["/proc/kcore", "/sys/firmware"]);
+            linux["readonlyPaths"] = json!(["/proc/sys", "/proc/bus"]);
+            linux["resources"]["pids"] = json!({ "limit": 20 });
+        })
+    }
+
+    /// How many steps the plan of a bundle has.
+    pub(crate) fn steps(&self, id: &ContainerId) -> u16 {
+        let bundle = dunnage_spec::Bundle::load(&self.bundle(id.as_str()), id).unwrap();
+        let facts = dunnage_task::host::facts(&dunnage_cgroup::Layout::detect().unwrap());
+        let own = dunnage_plan::RootfsFacts { keyring: Some("_ses".into()), ..Default::default() };
+        let plan = dunnage_plan::lower(&bundle.spec, &facts, &own, &mut Default::default()).unwrap();
+        plan.steps.len().try_into().unwrap()
+    }
+
     pub(crate) async fn create(&self, id: &ContainerId) -> Result<u32> {
+        self.create_on(id, Vec::new()).await
+    }
+
+    pub(crate) async fn create_on(&self, id: &ContainerId, rootfs: Vec<RootfsMount>) -> Result<u32> {
         let stdout = self.bundle(id.as_str()).join("stdout").display().to_string();
         let create = Create {
             id: id.clone(),
             bundle: self.bundle(id.as_str()),
-            rootfs: Vec::new(),
+            rootfs,
             stdio: StdioPaths { stdout, ..StdioPaths::default() },
             no_new_keyring: false,
         };
@@ -105,7 +145,7 @@ impl World {
         let records = self.directory.path().join("run/test");
         let left: Vec<_> = fs::read_dir(&records).into_iter().flatten().collect();
         assert!(left.is_empty(), "records: {left:?}");
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         let here = self.directory.path().to_str().unwrap();
         assert!(!mounts.contains(here), "mounts below {here}");
         for hierarchy in cgroups() {
@@ -123,6 +163,82 @@ impl World {
     fn bundle(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
+}
+
+/// What of the machine a container could leave behind.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Census {
+    mounts: Vec<String>,
+    cgroups: Vec<PathBuf>,
+    files: Vec<PathBuf>,
+    children: Vec<String>,
+    descriptors: Vec<String>,
+    namespaces: Vec<PathBuf>,
+}
+
+impl Census {
+    pub(crate) fn take(world: &World) -> Self {
+        // The test is a thread, and a thread has its own mount namespace once it unshares.
+        let own = PathBuf::from("/proc/thread-self");
+        let mut cgroups = Vec::new();
+        for hierarchy in self::cgroups() {
+            walk(&hierarchy.join(world.cgroup.trim_start_matches('/')), &mut cgroups);
+        }
+        let mut files = Vec::new();
+        walk(&world.directory.path().join("run"), &mut files);
+        let descriptors = fs::read_dir(own.join("fd")).unwrap().filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some(format!("{:?}", fs::read_link(entry.path()).ok()?))
+        });
+        // The directory being read is a descriptor too, under a number that does not matter.
+        let mut descriptors: Vec<_> = descriptors.filter(|link| !link.contains("/proc/")).collect();
+        descriptors.sort();
+        let namespaces = ["net", "mnt", "pid_for_children", "cgroup"];
+        Self {
+            mounts: fs::read_to_string("/proc/thread-self/mountinfo")
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect(),
+            cgroups,
+            files,
+            children: children(),
+            descriptors,
+            namespaces: namespaces.map(|kind| fs::read_link(own.join("ns").join(kind)).unwrap()).to_vec(),
+        }
+    }
+
+    pub(crate) fn require_equal(&self, before: &Self, when: &str) {
+        assert_eq!(self.mounts, before.mounts, "mounts {when}");
+        assert_eq!(self.cgroups, before.cgroups, "cgroups {when}");
+        assert_eq!(self.files, before.files, "files {when}");
+        assert_eq!(self.children, before.children, "processes {when}");
+        assert_eq!(self.descriptors, before.descriptors, "descriptors {when}");
+        assert_eq!(self.namespaces, before.namespaces, "namespaces {when}");
+    }
+}
+
+fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+    let mut entries: Vec<_> =
+        fs::read_dir(directory).into_iter().flatten().filter_map(|entry| entry.ok()).collect();
+    entries.sort_by_key(fs::DirEntry::path);
+    for entry in entries {
+        // Control files come and go with their directory.
+        if entry.path().is_dir() || !directory.starts_with("/sys") {
+            found.push(entry.path());
+        }
+        if entry.file_type().unwrap().is_dir() {
+            walk(&entry.path(), found);
+        }
+    }
+}
+
+// All threads of this test, since a child belongs to the thread that made it.
+fn children() -> Vec<String> {
+    let lists = fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
 impl Drop for World {
