@@ -142,7 +142,7 @@ impl Tree {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mode: stat.st_mode & 0o7777,
-            modified: i64::try_from(stat.st_mtime).unwrap_or(i64::MAX),
+            modified: stat.st_mtime,
         }))
     }
 
