@@ -29,7 +29,6 @@ pub struct Newborn {
     born_in_cgroup: bool,
     awaits_start: bool,
     created: bool,
-    executing: bool,
     terminal: Option<OwnedFd>,
 }
 
@@ -50,7 +49,6 @@ impl Newborn {
             born_in_cgroup,
             awaits_start: plan.steps.iter().any(|planned| planned.step == Step::AwaitStart),
             created: false,
-            executing: false,
             terminal: None,
         }
     }
@@ -110,8 +108,8 @@ impl Newborn {
             match self.news()? {
                 None => return Ok(false),
                 Some(News::Created) => self.created = true,
-                // A signal may have ended it in the middle of execve; then the pidfd tells.
-                Some(News::End) if self.executing => return Ok(true),
+                // Whatever ends it from now on, the pidfd tells.
+                Some(News::End) if pidfd::has_executed(self.pid()).unwrap_or(false) => return Ok(true),
                 Some(News::End) => return Err(self.death()),
             }
         }
@@ -183,7 +181,6 @@ impl Newborn {
             match buffer.get(..length) {
                 None | Some([]) => return Ok(Some(News::End)),
                 Some([wire::CREATED]) => return Ok(Some(News::Created)),
-                Some([wire::EXECUTING]) => self.executing = true,
                 // The kernel drops a descriptor for which there is no room.
                 Some([wire::TERMINAL]) if descriptor.is_none() => {
                     return Ok(Err(Errno::MFILE).call(|| "receive the terminal of the child")?);

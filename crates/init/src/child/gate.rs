@@ -11,7 +11,7 @@ use dunnage_sys::{Errno, open};
 
 use super::Child;
 use super::place::{REGULAR, kind};
-use crate::wire::{At, Call, EXECUTING, Failure};
+use crate::wire::{At, Call, Failure};
 
 impl<'a> Child<'a> {
     /// Waits for the parent's word. When the parent is gone there is nobody to be born for.
@@ -67,7 +67,6 @@ impl<'a> Child<'a> {
     pub(super) fn execute(&mut self) -> Result<(), Failure> {
         let path = self.program()?.candidates.get(self.found).ok_or(Errno::NOENT).at(Call::Register)?;
         let arguments = self.given.arguments.ok_or(Errno::NOEXEC).at(Call::NoProgram)?;
-        self.say(EXECUTING)?;
         let errno = self.alone.execute(path, arguments);
         self.text.push(path.to_bytes());
         Err(errno).at(Call::Execve)
