@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use dunnage_net::{HostPort, Netns, NetworkConfig, PodNetwork};
+use dunnage_net::{HostPort, Mode, Netns, NetworkConfig, PodNetwork};
 
 use super::folder::Folder;
 use super::teardown::owner;
@@ -19,6 +19,12 @@ pub(crate) struct Place {
     pub(crate) bridge: String,
 }
 
+/// The local network: pods on a bridge, so that what runs here looks like what `bridge` of the reference
+/// plugins makes. A run has few pods, so the limits of a bridge do not matter.
+pub(crate) fn config() -> NetworkConfig {
+    NetworkConfig { mode: Mode::Bridged, ..NetworkConfig::local() }
+}
+
 /// Makes the namespace and attaches it. Undone with the run.
 ///
 /// # Errors
@@ -26,7 +32,7 @@ pub(crate) struct Place {
 pub(crate) fn attach(pod: &Pod, uid: &str, folder: &Folder) -> anyhow::Result<Place> {
     let path = folder.netns();
     let netns = Netns::create(folder.path(), "netns").context("make the network namespace")?;
-    let mut network = PodNetwork::open(NetworkConfig::local())?;
+    let mut network = PodNetwork::open(config())?;
     let ports: Vec<HostPort> =
         pod.containers.iter().flat_map(|container| &container.ports).filter_map(|port| port.host).collect();
     let attachment =

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use dunnage_cgroup::{Cgroup, Layout, Removal};
-use dunnage_net::{IfName, Netns, NetworkConfig, Owner, PodNetwork};
+use dunnage_net::{IfName, Netns, Owner, PodNetwork};
 use dunnage_spec::resources::CgroupPath;
 use dunnage_sys::pidfd::{self, Pid, Signal};
 use dunnage_sys::{Errno, classic_mount, tree};
 
 use super::folder::{Folder, Process, Record, Runs};
+use super::network::config;
 use super::shim;
 
 /// What killed processes and their shim are given to be gone.
@@ -166,7 +167,7 @@ fn remove_empty_parents(layout: &Layout, record: &Record) {
 }
 
 fn remove_network(folder: &Folder, record: &Record) -> anyhow::Result<()> {
-    let mut network = PodNetwork::open(NetworkConfig::local())?;
+    let mut network = PodNetwork::open(config())?;
     network.detach(&owner(&record.uid)?).context("detach the pod from its network")?;
     Netns::remove(&folder.netns()).context("remove the network namespace")?;
     network.remove_if_unused().context("remove the network")?;
