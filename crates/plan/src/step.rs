@@ -258,7 +258,9 @@ pub enum Step {
     },
 
     /// A procfs of the child's own pid namespace, attached nowhere: the proc register. Nothing the image or
-    /// the mounts put over `/proc` can redirect a write to it (CVE-2025-52881).
+    /// the mounts put over `/proc` can redirect a write to it (CVE-2025-52881). A plain procfs that the
+    /// plan has mounted itself serves as well, as long as nothing covers what is to be written: paths are only
+    /// followed on its own mount.
     OpenPrivateProc,
     /// Write below `sys/` of the proc register.
     WriteSysctl {
