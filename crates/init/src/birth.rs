@@ -13,6 +13,7 @@ use dunnage_sys::{Call, Errno, message};
 
 use crate::child::{self, Inheritance, Late};
 use crate::slots::Slots;
+use crate::streams::Streams;
 use crate::{Error, ErrorKind, Newborn, fault};
 
 /// Everything one birth needs.
@@ -28,17 +29,6 @@ pub struct Birth<'a> {
     pub clone_into: Option<BorrowedFd<'a>>,
     /// For `JoinCgroups`: the open files that the child writes `0` to, `tasks` of every v1 hierarchy.
     pub cgroups: &'a [OwnedFd],
-}
-
-/// Standard streams; an absent one is the container's own `/dev/null`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Streams<'a> {
-    /// 0
-    pub stdin: Option<BorrowedFd<'a>>,
-    /// 1
-    pub stdout: Option<BorrowedFd<'a>>,
-    /// 2
-    pub stderr: Option<BorrowedFd<'a>>,
 }
 
 /// Opens the slots of the plan and clones the child, which begins at once.

@@ -25,9 +25,11 @@ pub mod fault;
 mod interpreter;
 mod newborn;
 mod slots;
+mod streams;
 mod text;
 mod wire;
 
-pub use birth::{Birth, Streams, spawn};
+pub use birth::{Birth, spawn};
 pub use error::{Error, ErrorKind};
 pub use newborn::{Created, Newborn};
+pub use streams::Streams;

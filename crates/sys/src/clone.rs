@@ -14,6 +14,8 @@ use crate::namespace::Kinds;
 use crate::raw::outcome;
 use crate::signal::Blocked;
 
+pub use crate::raw::exit;
+
 /// `struct clone_args` up to its third version, linux/sched.h (5.7).
 #[repr(C)]
 #[derive(Default)]
@@ -94,14 +96,6 @@ struct Exit;
 impl Drop for Exit {
     fn drop(&mut self) {
         exit(134);
-    }
-}
-
-/// `exit_group`, without what libc does at exit.
-pub fn exit(status: u8) -> ! {
-    loop {
-        // SAFETY: the call has no precondition; it does not return.
-        unsafe { libc::syscall(libc::SYS_exit_group, i32::from(status)) };
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Guard;
 
 fn check() {
     if CHILD.load(Ordering::Relaxed) {
-        crate::clone::exit(CAUGHT);
+        crate::raw::exit(CAUGHT);
     }
 }
 

@@ -13,7 +13,7 @@ use dunnage_sys::open::OFlags;
 use dunnage_sys::seccomp::Filter;
 use dunnage_sys::{Errno, identity, open, signal, surroundings};
 
-use crate::Streams;
+use crate::streams::Streams;
 use crate::text::Text;
 use crate::wire::{At, Call, Failure, LONGEST, PROLOGUE, Record, TEXT};
 
