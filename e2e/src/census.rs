@@ -85,8 +85,8 @@ impl Census {
         let mut processes = world.processes();
         processes.retain(|process| process.name != "containerd");
         let items = BTreeMap::from([
-            (Kind::Mount, mounts("thread-self")?),
-            (Kind::MachineMount, mounts(&machine)?.into_iter().filter(scope).collect()),
+            (Kind::Mount, mounts("thread-self", |id| !world.is_inherited(id))?),
+            (Kind::MachineMount, mounts(&machine, |_| true)?.into_iter().filter(scope).collect()),
             (Kind::Cgroup, cgroups()?.into_iter().filter(scope).collect()),
             (Kind::Process, processes.iter().map(describe).collect()),
             (Kind::NetworkNamespace, process::namespaces(&processes, "net")),
@@ -134,14 +134,20 @@ impl Census {
     }
 }
 
-/// `PLACE (TYPE from SOURCE)` of each mount in the namespace of the task `who` of proc(5).
-fn mounts(who: &str) -> Result<BTreeSet<String>> {
+/// `PLACE (TYPE from SOURCE)` of each mount with a wanted number in the namespace of the task `who` of proc(5).
+fn mounts(who: &str, wanted: impl Fn(u64) -> bool) -> Result<BTreeSet<String>> {
     let path = format!("/proc/{who}/mountinfo");
     let table = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let mut stacked: BTreeMap<String, usize> = BTreeMap::new();
     for line in table.lines() {
         let (place, filesystem) = line.split_once(" - ").with_context(|| format!("not a mount: {line}"))?;
-        let place = place.split(' ').nth(4).unwrap_or_default();
+        let mut words = place.split(' ');
+        let id =
+            words.next().and_then(|id| id.parse().ok()).with_context(|| format!("not a mount: {line}"))?;
+        if !wanted(id) {
+            continue;
+        }
+        let place = words.nth(3).unwrap_or_default();
         let mut words = filesystem.split(' ');
         let (kind, source) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         *stacked.entry(format!("{place} ({kind} from {source})")).or_default() += 1;

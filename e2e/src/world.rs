@@ -6,6 +6,7 @@
 //! sockets, network namespaces, bridges and mounts of the test never meet those of the machine, and vanish with
 //! it. Cgroups and processes belong to the machine: they are marked by the world's id in their cgroup path.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Pid, Signal, getppid, kill_process};
 use tempfile::TempDir;
@@ -34,6 +35,7 @@ pub struct World {
     id: String,
     dir: TempDir,
     machine: i32,
+    inherited: BTreeSet<u64>,
     marker: Hierarchy,
     home: PathBuf,
 }
@@ -50,6 +52,7 @@ impl World {
         let dir = TempDir::with_prefix("dunnage-e2e-").context("make a folder")?;
         let machine = getppid().context("the parent is gone")?.as_raw_nonzero().get();
         separate().context("enter fresh namespaces: the e2e suite needs root")?;
+        let inherited = mount_ids()?;
         let marker = marker_hierarchy()?;
         let home = own_cgroup(&marker)?;
         for hierarchy in cgroup::hierarchies()? {
@@ -59,7 +62,7 @@ impl World {
         let rig = marker.dir(&id).join(RIG);
         fs::create_dir(&rig).with_context(|| format!("make {}", rig.display()))?;
         move_to(&rig)?;
-        Ok(Self { id, dir, machine, marker, home })
+        Ok(Self { id, dir, machine, inherited, marker, home })
     }
 
     /// What marks this world: the containerd namespace of `ctr` and the parent of all its cgroups.
@@ -75,6 +78,12 @@ impl World {
     /// A process that stayed in the machine's own namespaces: the one that started the test.
     pub fn machine(&self) -> i32 {
         self.machine
+    }
+
+    /// Whether a mount of this world, by its number in proc(5), was the machine's before. Such mounts come and go
+    /// with their owners, not with the test.
+    pub fn is_inherited(&self, mount: u64) -> bool {
+        self.inherited.contains(&mount)
     }
 
     /// The parent cgroup for pods, in the form the kubelet passes.
@@ -137,7 +146,6 @@ fn separate() -> Result<()> {
     // First cut off, then share anew: a root that is shared on the machine must not carry our mounts there.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make / private")?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("make / shared")?;
-    detach_below(&["/run/", "/tmp/"])?;
     for path in ["/run", "/var/lib/cni"] {
         fs::create_dir_all(path).with_context(|| format!("make {path}"))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -150,15 +158,10 @@ fn separate() -> Result<()> {
     Ok(())
 }
 
-/// Lets go of mounts that others made at these places: they come and go with their owners, not with the test.
-fn detach_below(places: &[&str]) -> Result<()> {
+/// The mounts of the calling thread's namespace by the number proc(5) gives each.
+fn mount_ids() -> Result<BTreeSet<u64>> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").context("read the mount table")?;
-    let mounted = table.lines().filter_map(|line| line.split(' ').nth(4));
-    for path in mounted.filter(|path| places.iter().any(|place| path.starts_with(place))) {
-        // One below another goes with it; one whose owner was faster is gone.
-        _ = umount2(path, MntFlags::MNT_DETACH);
-    }
-    Ok(())
+    Ok(table.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect())
 }
 
 /// v2 when it is there, in whichever form; else the v1 hierarchy without a controller.
