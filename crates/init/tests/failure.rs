@@ -219,3 +219,24 @@ fn every_step_fails_cleanly(plan: &dunnage_plan::Plan) {
     }
     inject(None);
 }
+
+#[test]
+fn a_child_that_is_killed_at_any_moment_is_reported_and_leaves_nothing() {
+    own_mounts(Propagation::Private);
+    let rootfs = Rootfs::new();
+    let plan = Draft::full(&rootfs.path()).program(&["true"]);
+    let before = Census::take();
+    for delay in 0..80 {
+        let mut newborn = spawn_plain(&plan).unwrap();
+        std::thread::sleep(Duration::from_micros(20 * delay));
+        pidfd::send_signal(newborn.pidfd(), Signal::KILL).unwrap();
+        let ended = newborn.wait_created(PATIENCE).and_then(|_| {
+            newborn.start()?;
+            newborn.wait_started(PATIENCE)
+        });
+        let error = ended.expect_err("the child was killed before it could be started");
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
+        drop(newborn);
+        assert_eq!(Census::take(), before);
+    }
+}

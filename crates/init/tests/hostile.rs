@@ -248,3 +248,45 @@ fn a_kernel_parameter_goes_to_the_kernel_whatever_covers_it() {
     assert_eq!(seen, "77\nof the host");
     host.check();
 }
+
+#[test]
+fn a_target_that_is_swapped_for_a_link_all_the_time_never_leads_out() {
+    // CVE-2021-30465, CVE-2024-45310: another container that shares a volume races with the mounts below it.
+    let (rootfs, host, volume) = (Rootfs::new(), Host::new(), tempfile::tempdir().unwrap());
+    let (victim, directory, link) =
+        (volume.path().join("victim"), volume.path().join("directory"), volume.path().join("link"));
+    fs::create_dir(&directory).unwrap();
+    symlink(host.path(), &link).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (mut born, mut lost) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for name in [&directory, &link] {
+                    // In the moment when it is neither, the child may make it.
+                    if fs::rename(name, &victim).is_err() {
+                        let _ = fs::remove_dir_all(&victim);
+                    } else {
+                        fs::rename(&victim, name).unwrap();
+                    }
+                }
+            }
+        });
+        for round in 0..60 {
+            let mut draft = Draft::full(&rootfs.path());
+            let at = draft.plan.steps.iter().position(|planned| planned.step == Step::PivotRoot).unwrap();
+            let target = format!("data/victim/{round}/deep");
+            draft.plan.steps.insert(at, planned(bind(&host.path().join("file"), &target, 0)));
+            draft.plan.steps.insert(at, planned(bind(volume.path(), "data", 0)));
+            match run(&draft.program(&["true"])) {
+                Ok(_) => born += 1,
+                Err(_) => lost += 1,
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    // Some births lose the race and fail; none may touch the host.
+    println!("{born} born, {lost} lost the race");
+    assert!(born > 0, "{lost} births failed and none worked");
+    host.check();
+}
