@@ -15,9 +15,9 @@ pub mod error;
 pub mod eventfd;
 pub mod fifo;
 pub mod flock;
-pub mod hold;
 #[cfg(feature = "guard-allocator")]
 pub mod guard;
+pub mod hold;
 pub mod identity;
 pub mod image_file;
 pub mod inotify;
