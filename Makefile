@@ -26,6 +26,8 @@ build: ## build the programs that make install installs (release, static)
 
 .PHONY: run
 run: build ## run the example pod with the embedded default, no containerd needed (root)
+	$(CARGO) build --release --locked -p dunnage-example-hello
+	install -D -m 0755 $(RELEASE)/hello examples/hello/rootfs/hello
 	$(RELEASE)/dunnage pod run $(ARGS) examples/hello/pod.yaml
 
 .PHONY: install
@@ -89,4 +91,4 @@ bench: ## measure dunnage beside other shims and the kernel's floor in one run (
 .PHONY: clean
 clean: ## remove build products and caches
 	$(CARGO) clean
-	rm -rf e2e/cache
+	rm -rf e2e/cache examples/hello/rootfs

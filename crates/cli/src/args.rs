@@ -17,6 +17,14 @@ pub(crate) enum Command {
     /// Pods without a cluster.
     #[command(subcommand)]
     Pod(PodCommand),
+    /// Print what would happen in the kernel to make the container of a bundle: every step with its reason.
+    Plan {
+        /// Directory with an OCI config.json.
+        bundle: PathBuf,
+        /// The container's id, which names its cgroup when the bundle does not.
+        #[arg(long, default_value = "container")]
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,12 +16,16 @@ impl Exit {
             0 => "success".to_owned(),
             126 => "the program is there but cannot be executed".to_owned(),
             127 => "there is no such program".to_owned(),
-            137 if self.out_of_memory => "OOMKilled: the kernel killed it for exceeding its memory limit".to_owned(),
+            137 if self.out_of_memory => {
+                "OOMKilled: the kernel killed it for exceeding its memory limit".to_owned()
+            }
             code @ 129.. => match signal_name(code - 128) {
                 Some(name) => format!("killed by {name}"),
                 None => "the program's own code".to_owned(),
             },
-            _ if self.out_of_memory => "the program's own code, after the kernel killed one of its processes for memory".to_owned(),
+            _ if self.out_of_memory => {
+                "the program's own code, after the kernel killed one of its processes for memory".to_owned()
+            }
             _ => "the program's own code".to_owned(),
         }
     }
@@ -29,9 +33,9 @@ impl Exit {
 
 /// Signals by number from 1 (signal(7), x86 and ARM).
 const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 /// The first real-time signal that a C library leaves to programs.
 const RTMIN: u8 = 34;

@@ -12,6 +12,7 @@ mod kubelet;
 mod manifest;
 mod output;
 mod pause;
+mod plan;
 mod quantity;
 mod run;
 
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> anyhow::Result<u8> {
     match command {
+        Command::Plan { bundle, id } => {
+            output::data(plan::text(&bundle, &id)?.trim_end());
+            Ok(0)
+        }
         Command::Pod(PodCommand::Run { manifest, place: Place { root }, shim, cgroup_root, debug }) => {
             let root = std::path::absolute(root)?;
             run::run(&run::Options { manifest, root, shim, cgroup_root, debug })

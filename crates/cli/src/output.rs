@@ -164,7 +164,10 @@ mod tests {
 
     #[test]
     fn amounts_are_read_at_a_glance() {
-        assert_eq!((bytes(64 << 20).as_str(), bytes(1000).as_str(), bytes(1 << 30).as_str()), ("64Mi", "1000 bytes", "1Gi"));
+        assert_eq!(
+            (bytes(64 << 20).as_str(), bytes(1000).as_str(), bytes(1 << 30).as_str()),
+            ("64Mi", "1000 bytes", "1Gi")
+        );
         assert_eq!(duration(Duration::from_micros(12_340)), "12.3 ms");
         assert_eq!(duration(Duration::from_millis(2500)), "2.5 s");
     }

@@ -41,8 +41,10 @@ impl Host {
     }
 }
 
-// A hierarchy without controllers is mounted by its name (cgroups(7)); `systemd` is the one there is.
-fn v1_options(name: &str) -> String {
+/// The option string that mounts a v1 hierarchy. One without controllers is mounted by its name (cgroups(7));
+/// `systemd` is the one there is.
+#[must_use]
+pub fn v1_options(name: &str) -> String {
     if name == "systemd" { format!("name={name}") } else { name.to_owned() }
 }
 

@@ -46,7 +46,8 @@ fn idle_level(layout: &Layout, level: &Path) -> anyhow::Result<Vec<String>> {
     let path = CgroupPath::Cgroupfs(level.to_owned());
     let Some(cgroup) = Cgroup::open(layout, &path)? else { return Ok(Vec::new()) };
     let resources = Resources { cpu: Cpu { shares: Some(2), ..Cpu::default() }, ..Resources::default() };
-    let refused = cgroup.update(&resources).with_context(|| format!("limit the cgroup {}", level.display()))?;
+    let refused =
+        cgroup.update(&resources).with_context(|| format!("limit the cgroup {}", level.display()))?;
     Ok(refused.iter().map(ToString::to_string).collect())
 }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use dunnage_api::task::{CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, TaskClient, WaitRequest};
+use dunnage_api::task::{
+    CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, TaskClient, WaitRequest,
+};
 use dunnage_api::ttrpc::CallError;
 use dunnage_api::types::Mount;
 
@@ -81,14 +83,15 @@ pub(super) async fn start(pod: &Pod, container: &Container, ready: &Ready) -> Re
     let following = fifos.follow(&container.name, &pod.console);
     let request = StartRequest { id: id.clone(), ..StartRequest::default() };
     let pid = match task.start(&request).await {
-        Ok(started) => started.pid,
+        Ok(response) => response.pid,
         Err(error) => {
             forget(pod, &task, &id).await;
             following.finish(LOG_PATIENCE).await;
             return Err(refusal(error));
         }
     };
-    announce(pod, container, &id, pid, asked.elapsed());
+    let started = Instant::now();
+    announce(pod, container, &id, pid, started - asked);
     let stop_signal = ready.image.config.stop_signal.as_deref().and_then(exit::signal_number);
     Ok(Running {
         name: container.name.clone(),
@@ -96,7 +99,7 @@ pub(super) async fn start(pod: &Pod, container: &Container, ready: &Ready) -> Re
         task,
         following,
         stop_signal: stop_signal.unwrap_or(SIGTERM),
-        started: Instant::now(),
+        started,
     })
 }
 
@@ -171,8 +174,9 @@ fn announce(pod: &Pod, container: &Container, id: &str, pid: u32, time: Duration
         || "no limit".to_owned(),
         |quota| format!("at most {}m", quota * 1000 / kubelet::CPU_PERIOD_US),
     );
-    let memory =
-        limits.memory.map_or_else(|| "no limit".to_owned(), |size| format!("at most {}", output::bytes(size)));
+    let memory = limits
+        .memory
+        .map_or_else(|| "no limit".to_owned(), |size| format!("at most {}", output::bytes(size)));
     let wanted = kubelet::oom_score_adj(pod.class, &container.resources, pod.machine.memory);
     let score = pod.machine.oom_score_adj(wanted);
     let note = if score == wanted { "" } else { " (lower needs CAP_SYS_RESOURCE)" };

@@ -89,13 +89,16 @@ impl Process {
         Self::of(std::process::id()).unwrap_or(Self { pid: std::process::id(), start_time: 0 })
     }
 
-    /// The process that has this number now.
+    /// The process that has this number now. One that has ended is none, though nobody may have waited for it
+    /// yet: some init processes take seconds.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name in parentheses may hold anything, also parentheses and spaces.
         let after_name = &stat[stat.rfind(')')? + 1..];
-        let start_time = after_name.split_whitespace().nth(19)?.parse().ok()?;
-        Some(Self { pid, start_time })
+        let mut fields = after_name.split_whitespace();
+        let ended = matches!(fields.next()?, "Z" | "X");
+        let start_time = fields.nth(18)?.parse().ok()?;
+        (!ended).then_some(Self { pid, start_time })
     }
 
     pub(crate) fn lives(&self) -> bool {
@@ -246,10 +249,16 @@ mod tests {
         let own = Process::own();
         assert!(own.lives());
         assert!(!Process { start_time: own.start_time + 1, ..own }.lives());
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let gone = Process::of(child.id()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let process = Process::of(child.id()).unwrap();
+        assert!(process.lives());
+        child.kill().unwrap();
+        // Ended, and not waited for.
+        while process.lives() {
+            std::thread::yield_now();
+        }
         child.wait().unwrap();
-        assert!(!gone.lives());
+        assert!(!process.lives());
     }
 
     #[test]

@@ -200,8 +200,12 @@ impl Run<'_> {
             machine,
         };
         let program = std::env::current_exe().context("find this program")?;
-        let bundle =
-            SandboxBundle { frame: &frame, program: &program, resolv_conf: &files.resolv_conf, shm: &files.shm };
+        let bundle = SandboxBundle {
+            frame: &frame,
+            program: &program,
+            resolv_conf: &files.resolv_conf,
+            shm: &files.shm,
+        };
         let start = sandbox::Start { bundle, folder, shim: &record.shim, debug: self.options.debug };
         let sandbox = start.run(&sandbox_id, self.halt).await?;
         self.console.tell("sandbox", sandbox.describe());

@@ -64,7 +64,9 @@ impl Pod {
     }
 
     fn ready(&self, container: &Container) -> anyhow::Result<&Ready> {
-        self.images.get(&container.image).with_context(|| format!("image {} was not prepared", container.image))
+        self.images
+            .get(&container.image)
+            .with_context(|| format!("image {} was not prepared", container.image))
     }
 
     async fn start(&self, container: &Container) -> Result<Running, Failure> {
@@ -122,7 +124,11 @@ async fn together(pod: &Rc<Pod>) -> anyhow::Result<u8> {
 }
 
 /// Waits for a container to end for good, running it again as the pod's policy says.
-async fn see_through(pod: &Pod, container: &Container, start: Result<Running, Failure>) -> anyhow::Result<u8> {
+async fn see_through(
+    pod: &Pod,
+    container: &Container,
+    start: Result<Running, Failure>,
+) -> anyhow::Result<u8> {
     let mut start = start;
     let mut delay = FIRST_DELAY;
     loop {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use dunnage_api::task::{
-    ConnectRequest, CreateTaskRequest, DeleteRequest, KillRequest, ShutdownRequest, StartRequest, TaskClient, V2, V3,
-    WaitRequest,
+    ConnectRequest, CreateTaskRequest, DeleteRequest, KillRequest, ShutdownRequest, StartRequest, TaskClient,
+    V2, V3, WaitRequest,
 };
 use dunnage_api::ttrpc;
 use dunnage_sys::fifo;
@@ -86,7 +86,8 @@ impl Start<'_> {
         let start = StartRequest { id: id.to_owned(), ..StartRequest::default() };
         let pid = task.start(&start).await.context("start the sandbox")?.pid;
         let ending = Rc::new(Cell::new(false));
-        let watch = tokio::task::spawn_local(watch(task.clone(), id.to_owned(), Rc::clone(&ending), Rc::clone(halt)));
+        let watch =
+            tokio::task::spawn_local(watch(task.clone(), id.to_owned(), Rc::clone(&ending), Rc::clone(halt)));
         Ok(Sandbox {
             id: id.to_owned(),
             pid,
@@ -114,7 +115,10 @@ impl Sandbox {
         let kill = KillRequest { id: id(), signal: SIGKILL, ..KillRequest::default() };
         // It may have ended already.
         let _ = self.task.kill(&kill).await;
-        self.task.wait(&WaitRequest { id: id(), ..WaitRequest::default() }).await.context("wait for the sandbox")?;
+        self.task
+            .wait(&WaitRequest { id: id(), ..WaitRequest::default() })
+            .await
+            .context("wait for the sandbox")?;
         let delete = DeleteRequest { id: id(), ..DeleteRequest::default() };
         self.task.delete(&delete).await.context("delete the sandbox")?;
         // The shim may close the connection before its answer is read.

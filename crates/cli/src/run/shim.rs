@@ -46,9 +46,9 @@ pub(crate) fn find(chosen: Option<&Path>) -> anyhow::Result<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).find_map(|dir| found(dir.join(PROGRAM)))
     };
-    beside.or_else(in_path).with_context(|| {
-        format!("{PROGRAM} is neither beside this program nor in PATH; name it with --shim")
-    })
+    beside
+        .or_else(in_path)
+        .with_context(|| format!("{PROGRAM} is neither beside this program nor in PATH; name it with --shim"))
 }
 
 /// Executes `start` for a container whose bundle is written, and reads where the shim serves.
@@ -60,7 +60,12 @@ pub(crate) async fn start(shim: &Path, folder: &Folder, id: &str, debug: bool) -
     if debug {
         command.arg("-debug");
     }
-    command.arg("start").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .arg("start")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let name = || format!("execute {} start", shim.display());
     let mut child = command.spawn().with_context(name)?;
     let mut input = child.stdin.take().context("no pipe to the shim")?;

@@ -247,8 +247,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let runs = Runs::lock(root.path()).unwrap();
         let uid = "0badcafe-0000";
-        let record =
-            Record::new("dead", uid, ("/dunnage-test-none", "/dunnage-test-none/p"), false, Path::new("/none"));
+        let record = Record::new(
+            "dead",
+            uid,
+            ("/dunnage-test-none", "/dunnage-test-none/p"),
+            false,
+            Path::new("/none"),
+        );
         let folder = runs.create(&record).unwrap();
         let mount = folder.join("volumes/m");
         std::fs::create_dir(&mount).unwrap();
@@ -259,7 +264,9 @@ mod tests {
         std::fs::write(folder.join("run.json"), dead).unwrap();
         assert_eq!(sweep(&runs).unwrap(), ["dead"]);
         assert!(!folder.path().exists());
-        assert!(mounts_below(&std::fs::read_to_string("/proc/self/mountinfo").unwrap(), folder.path()).is_empty());
+        assert!(
+            mounts_below(&std::fs::read_to_string("/proc/self/mountinfo").unwrap(), folder.path()).is_empty()
+        );
     }
 
     #[test]

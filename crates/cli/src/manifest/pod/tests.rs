@@ -203,7 +203,8 @@ fn host_ports_are_read_with_their_address() {
     let first = ports[0].host.unwrap();
     assert_eq!((first.host_port, first.container_port, first.host_ip), (8080, 80, "127.0.0.1".parse().ok()));
     assert_eq!(ports[1].host.unwrap().host_ip, None);
-    let faults = faults(&with_container("      ports: [{containerPort: 80, hostPort: 8080, hostIP: localhost}]\n"));
+    let faults =
+        faults(&with_container("      ports: [{containerPort: 80, hostPort: 8080, hostIP: localhost}]\n"));
     assert!(faults[0].contains("hostIP: `localhost` is no IP address"), "{faults:?}");
 }
 
