@@ -18,6 +18,7 @@ mod serve;
 mod service;
 mod start;
 mod status;
+mod stop;
 mod version;
 
 use std::io::Write;

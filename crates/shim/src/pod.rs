@@ -10,8 +10,8 @@ use dunnage_task::record::Store;
 use tokio::sync::mpsc;
 
 use crate::publish::Publisher;
-use crate::serve::Stop;
 use crate::service::Service;
+use crate::stop::Stop;
 use crate::{RUN_DIRECTORY, event};
 
 /// Starts the sandbox on this thread.

@@ -3,17 +3,14 @@
 //! Owns how that process stands to the system (reaper of orphans, sealed, unreadable), its runtime, its signals
 //! and the order in which it ends. Leaves the answers to the services.
 
-use std::cell::Cell;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
 use dunnage_api::ttrpc::Server;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
 
 use crate::address::Address;
 use crate::args::Args;
@@ -21,6 +18,7 @@ use crate::log::{self, Log};
 use crate::pod;
 use crate::publish::Publisher;
 use crate::start::{TTRPC_ADDRESS, UNSEALED, listen};
+use crate::stop::Stop;
 
 /// Time for calls in progress once the process is to stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -91,35 +89,6 @@ fn containerd() -> Option<PathBuf> {
     let address = std::env::var(TTRPC_ADDRESS).ok()?;
     let path = address.strip_prefix("unix://").unwrap_or(&address);
     (!path.is_empty()).then(|| path.into())
-}
-
-/// Whether the process is to end. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Stop(Rc<StopState>);
-
-#[derive(Debug, Default)]
-struct StopState {
-    requested: Cell<bool>,
-    changed: Notify,
-}
-
-impl Stop {
-    /// Ends the process once calls in progress have ended and the last events are sent.
-    pub(crate) fn request(&self) {
-        self.0.requested.set(true);
-        self.0.changed.notify_waiters();
-    }
-
-    async fn requested(&self) {
-        while !self.0.requested.get() {
-            self.0.changed.notified().await;
-        }
-    }
-
-    async fn requested_before(&self, time: Duration) {
-        self.requested().await;
-        tokio::time::sleep(time).await;
-    }
 }
 
 struct Signals {

@@ -25,7 +25,7 @@ use dunnage_task::{Command, Handle, State, Target};
 
 use crate::event::{exited_at, timestamp};
 use crate::options::Options;
-use crate::serve::Stop;
+use crate::stop::Stop;
 use crate::{metrics, status};
 
 /// Serves the containers of one sandbox.
