@@ -1,16 +1,12 @@
-//! What can be asked of a sandbox, and the handle that asks it.
-//!
-//! A command goes into the sandbox's one mailbox and is answered through a channel of its own. A caller that
-//! goes away loses the answer, never the work.
+//! What can be asked of a sandbox, and what is answered.
 
 use std::path::PathBuf;
 
 use dunnage_spec::{ContainerId, ExecId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::rootfs::RootfsMount;
-use crate::sandbox::Message;
 use crate::state::{Exit, State};
 use crate::stdio::StdioPaths;
 
@@ -135,22 +131,4 @@ pub enum Command {
     CloseStdin(Target, Reply<()>),
     /// End the sandbox, if it has no containers; answers whether it ends.
     Shutdown(Reply<bool>),
-}
-
-/// Asks a sandbox; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    pub(crate) mailbox: mpsc::UnboundedSender<Message>,
-}
-
-impl Handle {
-    /// Sends the command that `make` builds around a reply channel, and waits for the answer.
-    ///
-    /// # Errors
-    /// What the sandbox answered, or [`Error::Closing`].
-    pub async fn ask<T>(&self, make: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
-        let (reply, answer) = oneshot::channel();
-        self.mailbox.send(Message::Command(make(reply))).map_err(|_| Error::Closing)?;
-        answer.await.map_err(|_| Error::Closing)?
-    }
 }

@@ -11,11 +11,11 @@ use dunnage_sys::Errno;
 use dunnage_sys::pidfd;
 use tokio::sync::oneshot;
 
-use crate::command::{Deleted, Reply, Status};
+use crate::command::{self, Deleted, Reply, Status};
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::rootfs::{MountedRootfs, RootfsMount};
-use crate::state::{self, Effects, Exit, Input, State};
+use crate::state::{self, Effects, Exit, Input, Request, State};
 use crate::stdio::{KeptEnds, StdioPaths};
 use crate::terminal::Terminal;
 
@@ -183,5 +183,16 @@ impl Container {
 
     pub(crate) fn cgroup(&self) -> Result<&Rc<Cgroup>> {
         self.held.cgroup.as_ref().ok_or_else(|| Error::NotFound(self.id.clone()))
+    }
+
+    /// Keeps the name and what to run; no process yet.
+    pub(crate) fn register(&mut self, exec: command::Exec) -> Result<()> {
+        self.init.state.allows(Request::Exec).map_err(|denied| self.denied(denied))?;
+        if self.execs.contains_key(&exec.exec) {
+            return Err(Error::ExecExists(exec.id, exec.exec));
+        }
+        let process = Process::new(State::Created, exec.stdio);
+        self.execs.insert(exec.exec, Exec { wanted: exec.process, process });
+        Ok(())
     }
 }

@@ -7,15 +7,14 @@ use dunnage_cgroup::Cgroup;
 use dunnage_init::{Birth, Created, Newborn, Streams};
 use dunnage_plan::{Plan, RootfsFacts};
 use dunnage_spec::{Bundle, Spec};
-use tokio::sync::mpsc;
 
 use crate::command::{Create, Target};
 use crate::container::{Container, Held, Process};
 use crate::error::{Error, Result};
 use crate::host::{Host, home};
+use crate::mailbox::Mailbox;
 use crate::record::Identity;
 use crate::rootfs;
-use crate::sandbox::Message;
 use crate::state::State;
 use crate::stdio::{self, ProcessEnds};
 use crate::terminal::Terminal;
@@ -75,7 +74,7 @@ fn build(host: &mut Host, create: &Create, held: &mut Held) -> Result<(Spec, Pro
         tracing::warn!(container = %create.id, %refused, "limits");
     }
     let plan = plan(host, create, &spec, cgroup)?;
-    let newborn = birth(&plan, &ends, cgroup, None).map_err(|error| too_small(error, &spec, cgroup))?;
+    let newborn = birth(&plan, &ends, cgroup, None)?;
     let mut init = Process::new(State::Creating, create.stdio.clone());
     init.kept = kept;
     Ok((spec, init, newborn))
@@ -106,17 +105,8 @@ pub(crate) fn birth(
     dunnage_init::spawn(&Birth { plan, streams, init, clone_into, cgroups: &cgroups }).map_err(failed)
 }
 
-// A child that dies while it is made usually was too big for its memory limit; the counter knows.
-fn too_small(error: Error, _spec: &Spec, _cgroup: &Cgroup) -> Error {
-    error
-}
-
 /// The child is at its gate: everything that must be known of it before anybody can start it.
-pub(crate) fn complete(
-    container: &mut Container,
-    created: Created,
-    mailbox: mpsc::WeakUnboundedSender<Message>,
-) -> Result<()> {
+pub(crate) fn complete(container: &mut Container, created: Created, mailbox: Mailbox) -> Result<()> {
     let start_time = start_time(container.init.pid)?;
     if let Some(record) = &mut container.held.record {
         record.set_init(Identity { pid: container.init.pid, start_time })?;

@@ -4,20 +4,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dunnage_cgroup::{Cgroup, FreezeState};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use crate::command::Target;
 use crate::error::{Error, Result};
-use crate::sandbox::Message;
-use crate::watch::Notice;
+use crate::mailbox::{Mailbox, Notice, tell};
 
 // A process that sits in the kernel (a hung network file system) freezes only when it comes back.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Freezes `cgroup` and tells the mailbox when it is frozen, or could not be and runs on.
-pub(crate) fn watch(cgroup: Rc<Cgroup>, target: Target, mailbox: mpsc::WeakUnboundedSender<Message>) {
+pub(crate) fn watch(cgroup: Rc<Cgroup>, target: Target, mailbox: Mailbox) {
     tokio::task::spawn_local(async move {
         let mut frozen = freeze(&cgroup, &target).await;
         if frozen.is_err()
@@ -25,9 +23,7 @@ pub(crate) fn watch(cgroup: Rc<Cgroup>, target: Target, mailbox: mpsc::WeakUnbou
         {
             frozen = Err(error.into());
         }
-        if let Some(mailbox) = mailbox.upgrade() {
-            let _ = mailbox.send(Message::Notice(target, Notice::Frozen(frozen)));
-        }
+        tell(&mailbox, &target, Notice::Frozen(frozen));
     });
 }
 

@@ -87,11 +87,14 @@ impl ProcessEnds {
     }
 }
 
-/// Opens what `paths` names.
+/// Opens what `paths` names; nothing when there is a terminal, which opens its own ends when it is there.
 ///
 /// # Errors
 /// [`Error`] with the stream; nothing stays open then.
 pub fn open(paths: &StdioPaths) -> Result<(ProcessEnds, KeptEnds), Error> {
+    if paths.terminal {
+        return Ok(Default::default());
+    }
     let (stdin, stdin_writer) = open_stdin(&paths.stdin).map_err(named("stdin"))?;
     let (stdout, stdout_reader) = open_output("stdout", &paths.stdout)?;
     // One file for both streams is opened once, so that both append to one offset.

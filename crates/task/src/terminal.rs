@@ -13,7 +13,6 @@ use dunnage_sys::ready::{self, AsyncFd, Interest};
 use dunnage_sys::{Errno, stream, tty};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::container::Process;
 use crate::stdio::{self, StdioPaths};
 
 // A page: terminals are typed at and read by people; more would only cost memory.
@@ -64,15 +63,12 @@ impl Drop for Terminal {
 }
 
 /// Waits until the last output was passed on, or for as long as [`DRAIN`] allows.
-pub(crate) fn drain(process: &mut Process) -> impl Future<Output = ()> + use<> {
-    let terminal = process.terminal.take();
-    async move {
-        let Some(mut terminal) = terminal else { return };
-        terminal.close_input();
-        if let Some(output) = terminal.output.take() {
-            // Late output is given up, not waited for: the process has ended.
-            let _ = tokio::time::timeout(DRAIN, output).await;
-        }
+pub(crate) async fn drain(terminal: Option<Terminal>) {
+    let Some(mut terminal) = terminal else { return };
+    terminal.close_input();
+    if let Some(output) = terminal.output.take() {
+        // Late output is given up, not waited for: the process has ended.
+        let _ = tokio::time::timeout(DRAIN, output).await;
     }
 }
 

@@ -9,36 +9,14 @@ use std::time::SystemTime;
 use dunnage_init::{Created, Newborn};
 use dunnage_sys::pidfd;
 use dunnage_sys::ready::{self, AsyncFd, Interest};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::command::Target;
-use crate::sandbox::Message;
+use crate::mailbox::{Mailbox, Notice, tell};
 use crate::state::Exit;
 
-/// What a watcher tells.
-#[derive(Debug)]
-pub(crate) enum Notice {
-    /// The child reached its gate, or could not.
-    Born(Result<Created, dunnage_init::Error>),
-    /// `execve` succeeded.
-    Started,
-    /// It did not.
-    NotStarted(dunnage_init::Error, Exit),
-    /// The process ended.
-    Exited(Exit),
-    /// Something in the container was killed for its memory limit.
-    Oom,
-    /// The freezer has stopped every process, or could not.
-    Frozen(crate::error::Result<()>),
-}
-
 /// Watches `newborn` until it has ended. Sending on `gate` starts it.
-pub(crate) fn process(
-    newborn: Newborn,
-    target: Target,
-    gate: oneshot::Receiver<()>,
-    mailbox: mpsc::WeakUnboundedSender<Message>,
-) {
+pub(crate) fn process(newborn: Newborn, target: Target, gate: oneshot::Receiver<()>, mailbox: Mailbox) {
     tokio::task::spawn_local(async move {
         let tell = |notice| tell(&mailbox, &target, notice);
         if let Some(pidfd) = raise(newborn, gate, &tell).await {
@@ -51,7 +29,7 @@ pub(crate) fn process(
 pub(crate) fn oom(
     watch: dunnage_cgroup::OomWatch,
     target: Target,
-    mailbox: mpsc::WeakUnboundedSender<Message>,
+    mailbox: Mailbox,
 ) -> tokio::task::AbortHandle {
     let watching = async move {
         let Ok(ready) = ready::watch(&watch, Interest::READABLE) else { return };
@@ -64,13 +42,6 @@ pub(crate) fn oom(
         }
     };
     tokio::task::spawn_local(watching).abort_handle()
-}
-
-fn tell(mailbox: &mpsc::WeakUnboundedSender<Message>, target: &Target, notice: Notice) {
-    // A sandbox that is gone has nobody left to tell.
-    if let Some(mailbox) = mailbox.upgrade() {
-        let _ = mailbox.send(Message::Notice(target.clone(), notice));
-    }
 }
 
 // Gives the pidfd back while the process lives on; `None` when its end was told already.

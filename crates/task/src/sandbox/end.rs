@@ -1,0 +1,208 @@
+//! What ends: exits are told, in order and once, and what is deleted is taken down.
+
+use std::time::{Duration, SystemTime};
+
+use dunnage_spec::{ContainerId, ExecId, Namespace};
+use tokio::sync::oneshot;
+
+use super::control::SIGKILL;
+use super::{Driver, answer};
+use crate::command::{Command, Deleted, Reply, Target};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::mailbox::Message;
+use crate::state::{Effects, Exit, Input, Request};
+use crate::{teardown, terminal};
+
+impl Driver {
+    /// What follows from something that happened to a process.
+    pub(super) fn moved(&mut self, target: &Target, input: Input, not_started: Option<dunnage_init::Error>) {
+        let Some(container) = self.containers.get_mut(&target.id) else { return };
+        let Ok(process) = container.process_mut(target.exec.as_ref()) else { return };
+        // Whatever the kernel reports fits every state.
+        let Ok(effects) = process.apply(input) else { return };
+        let starting = process.starting.take_if(|_| effects.publish_start || effects.ended.is_some());
+        let pid = process.pid;
+        if effects.publish_start {
+            self.emit(started(target, pid));
+        }
+        if let Some(reply) = starting {
+            let verb = if target.exec.is_some() { "exec" } else { "start" };
+            let answered = match not_started {
+                Some(source) => Err(Error::Birth { verb, source }),
+                None if effects.publish_start => Ok(pid),
+                None => Err(Error::Finished(target.id.clone())),
+            };
+            let failed_exec = answered.is_err() && target.exec.is_some();
+            answer(reply, answered);
+            if failed_exec {
+                return self.exec_over(target);
+            }
+        }
+        self.ended(target, effects);
+    }
+
+    fn ended(&mut self, target: &Target, effects: Effects) {
+        let Some(exit) = effects.ended else { return };
+        match &target.exec {
+            Some(_) => {
+                self.tell_exec_exit(target, exit);
+                self.exec_over(target);
+            }
+            None => self.init_over(&target.id, exit, effects.thaw),
+        }
+    }
+
+    fn tell_exec_exit(&mut self, target: &Target, exit: Exit) {
+        self.tell_oom(&target.id);
+        let Some(container) = self.containers.get_mut(&target.id) else { return };
+        let Ok(process) = container.process_mut(target.exec.as_ref()) else { return };
+        let pid = process.pid;
+        process.tell_waiters(exit);
+        self.emit(Event::Exited { id: target.id.clone(), exec: target.exec.clone(), pid, exit });
+    }
+
+    fn exec_over(&mut self, target: &Target) {
+        if let Some(container) = self.containers.get_mut(&target.id)
+            && let Ok(process) = container.process_mut(target.exec.as_ref())
+            && let Some(exit) = process.state.exit()
+        {
+            process.tell_waiters(exit);
+        }
+        self.tell_init_exit(&target.id);
+    }
+
+    fn init_over(&mut self, id: &ContainerId, exit: Exit, thaw: bool) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.untold_exit = Some(exit);
+        if let Some(cgroup) = &container.held.cgroup {
+            let thawed = if thaw { cgroup.thaw() } else { Ok(()) };
+            // In a pid namespace of its own the kernel kills the rest; in a shared one nobody else does
+            // (containerd/containerd#10589).
+            let own = matches!(container.spec.namespaces.pid, Namespace::New);
+            let killed = if own { Ok(()) } else { cgroup.kill() };
+            for error in [thawed.err(), killed.err()].into_iter().flatten() {
+                tracing::warn!(container = %id, %error, "end of the container");
+            }
+        }
+        self.tell_init_exit(id);
+    }
+
+    // Once no exec runs any more: clients stop listening after the end of the init.
+    fn tell_init_exit(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if container.has_live_execs() {
+            return;
+        }
+        let Some(exit) = container.untold_exit.take() else { return };
+        self.tell_oom(id);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some(record) = &mut container.held.record
+            && let Err(error) = record.set_exit(exit)
+        {
+            tracing::warn!(container = %id, %error, "end of the container");
+        }
+        let pid = container.init.pid;
+        container.init.tell_waiters(exit);
+        self.emit(Event::Exited { id: id.clone(), exec: None, pid, exit });
+        self.take_down_if_over(id);
+    }
+
+    pub(super) fn tell_oom(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(cgroup) = &container.held.cgroup else { return };
+        let kills = cgroup.oom_kills();
+        if kills > container.oom_kills {
+            container.oom_kills = kills;
+            self.emit(Event::Oom { id: id.clone() });
+        }
+    }
+
+    pub(super) fn delete(&mut self, target: &Target, reply: Reply<Deleted>) {
+        match &target.exec {
+            Some(exec) => answer(reply, self.delete_exec(&target.id, exec)),
+            None => self.delete_container(&target.id, reply),
+        }
+    }
+
+    fn delete_exec(&mut self, id: &ContainerId, exec: &ExecId) -> Result<Deleted> {
+        let container = self.container_mut(id)?;
+        let process = container.process(Some(exec))?;
+        process.state.allows(Request::Delete).map_err(|denied| container.denied(denied))?;
+        let never_ran = Exit { status: 0, at: SystemTime::now() };
+        let deleted = Deleted { pid: process.pid, exit: process.state.exit().unwrap_or(never_ran) };
+        container.execs.remove(exec);
+        Ok(deleted)
+    }
+
+    fn delete_container(&mut self, id: &ContainerId, reply: Reply<Deleted>) {
+        let Some(container) = self.containers.get_mut(id) else {
+            return answer(reply, Err(Error::NotFound(id.clone())));
+        };
+        if container.deleting.is_some() {
+            return answer(reply, Err(Error::NotFound(id.clone())));
+        }
+        if let Err(denied) = container.init.state.allows(Request::Delete) {
+            let error = container.denied(denied);
+            return answer(reply, Err(error));
+        }
+        container.deleting = Some(reply);
+        if container.init.state.exit().is_none() {
+            // Created: it never ran. Its end comes back through the mailbox and goes on with the removal.
+            drop(container.init.signal(id, SIGKILL));
+        }
+        self.take_down_if_over(id);
+    }
+
+    // Removal begins once it was asked for and the end was told.
+    fn take_down_if_over(&mut self, id: &ContainerId) {
+        let Some(mailbox) = self.mailbox.upgrade() else { return };
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if container.deleting.is_none() || container.told_exit().is_none() {
+            return;
+        }
+        let terminals = terminal::drain(container.init.terminal.take());
+        container.execs.clear();
+        let held = std::mem::take(&mut container.held);
+        let id = id.clone();
+        tokio::task::spawn_local(async move {
+            terminals.await;
+            let outcome = teardown::take_down(held).await;
+            // The driver outlives its containers; if it is gone all the same, nobody waits for the answer.
+            let _ = mailbox.send(Message::TornDown(id, outcome));
+        });
+    }
+
+    pub(super) fn torn_down(&mut self, id: &ContainerId, outcome: teardown::Outcome) {
+        let Some(mut container) = self.containers.remove(id) else { return };
+        if let Err(error) = outcome {
+            tracing::error!(container = %id, %error, "delete left something behind");
+        }
+        let Some(exit) = container.init.state.exit() else { return };
+        let pid = container.init.pid;
+        self.emit(Event::Deleted { id: id.clone(), pid, exit });
+        if let Some(reply) = container.deleting.take() {
+            answer(reply, Ok(Deleted { pid, exit }));
+        }
+        if self.leave_when_empty && self.containers.is_empty() {
+            self.leave_soon();
+        }
+    }
+
+    // Later, because the shutdown that belongs to this very removal is usually on its way.
+    fn leave_soon(&self) {
+        let Some(mailbox) = self.mailbox.upgrade() else { return };
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let (reply, _) = oneshot::channel();
+            let _ = mailbox.send(Message::Command(Command::Shutdown(reply)));
+        });
+    }
+}
+
+fn started(target: &Target, pid: u32) -> Event {
+    match &target.exec {
+        None => Event::Started { id: target.id.clone(), pid },
+        Some(exec) => Event::ExecStarted { id: target.id.clone(), exec: exec.clone(), pid },
+    }
+}
