@@ -5,7 +5,7 @@
 //!  ├─length─┼─stream─┼kind┼flag┼─ payload: a Request or a Response in protobuf ─▶
 //! ```
 //!
-//! One [`Wire`](wire::Wire) is one connection: a socket, what could not be written yet, and whether the peer
+//! One `Wire` is one connection: a socket, what could not be written yet, and whether the peer
 //! left. The server and the client are two small loops around it. Calls of one connection run concurrently and
 //! are answered in any order; a stream id ties an answer to its call. Only calls of one request and one answer
 //! exist here; a streaming call is refused with UNIMPLEMENTED.
