@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::image;
 use crate::task::{Create, TaskClient};
-use crate::wait::LIMIT;
+use crate::wait::limit;
 use crate::world::World;
 
 /// A bundle and the layer its container writes to.
@@ -165,7 +165,7 @@ impl Fifo {
     /// When a writer stays.
     pub async fn read_to_end(mut self) -> Result<String> {
         let mut bytes = Vec::new();
-        timeout(LIMIT, self.receiver.read_to_end(&mut bytes))
+        timeout(limit(), self.receiver.read_to_end(&mut bytes))
             .await
             .with_context(|| format!("{} stays open", self.path.display()))??;
         _ = fs::remove_file(&self.path);
@@ -180,7 +180,7 @@ impl Fifo {
         let mut seen = Vec::new();
         let mut buffer = vec![0; 4096];
         while !String::from_utf8_lossy(&seen).contains(text) {
-            let read = timeout(LIMIT, self.receiver.read(&mut buffer)).await;
+            let read = timeout(limit(), self.receiver.read(&mut buffer)).await;
             let count = read.with_context(|| format!("waited in vain for {text:?}"))??;
             anyhow::ensure!(count > 0, "ended without {text:?}: {}", String::from_utf8_lossy(&seen));
             seen.extend_from_slice(&buffer[..count]);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::wait::LIMIT;
+use crate::wait::limit;
 
 /// How a program ended and what it said.
 #[derive(Clone, Debug)]
@@ -43,13 +43,13 @@ impl Output {
 /// Runs `command` without input.
 ///
 /// # Errors
-/// When it cannot be started or does not end within [`LIMIT`]; then it is killed.
+/// When it cannot be started or does not end within [`limit`]; then it is killed.
 pub async fn output(command: &mut Command) -> Result<Output> {
     let line = line(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = timeout(LIMIT, command.output())
+    let output = timeout(limit(), command.output())
         .await
-        .with_context(|| format!("`{line}` did not end in {LIMIT:?}"))?
+        .with_context(|| format!("`{line}` did not end in {:?}", limit()))?
         .with_context(|| format!("start `{line}`"))?;
     Ok(Output {
         line,

@@ -15,7 +15,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::task::{TaskClient, Version};
-use crate::wait::{self, LIMIT};
+use crate::wait::{self, limit};
 
 /// The containerd that the test plays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Launch {
         // A shim may not read its input: then the pipe is closed, which is its right.
         _ = stdin.write_all(&self.parameters(id)?).await;
         drop(stdin);
-        let output = timeout(LIMIT, child.wait_with_output()).await.context("start hangs")??;
+        let output = timeout(limit(), child.wait_with_output()).await.context("start hangs")??;
         let said = [output.stdout.as_slice(), &output.stderr].concat();
         ensure!(output.status.success(), "start: {}: {}", output.status, String::from_utf8_lossy(&said));
         self.reply(&said)
@@ -81,7 +81,8 @@ impl Launch {
     pub async fn delete(&self, id: &str, bundle: &Path) -> Result<DeleteResponse> {
         let mut command = self.command(id, bundle);
         command.arg("-bundle").arg(bundle).arg("delete").stdin(Stdio::null());
-        let output = timeout(LIMIT, command.output()).await.context("delete hangs")?.context("run delete")?;
+        let output =
+            timeout(limit(), command.output()).await.context("delete hangs")?.context("run delete")?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "delete: {}: {stderr}", output.status);
         DeleteResponse::parse_from_bytes(&output.stdout).with_context(|| format!("delete's answer: {stderr}"))

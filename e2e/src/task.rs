@@ -12,7 +12,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField, well_known_types::
 use serde_json::Value;
 use ttrpc::asynchronous::Client;
 
-use crate::wait::LIMIT;
+use crate::wait::limit;
 
 pub use containerd_shim_protos::api::Status;
 pub use ttrpc::Code;
@@ -119,7 +119,7 @@ impl TaskClient {
     }
 
     async fn ask<Q: Message, R: Message>(&self, method: &str, request: Q) -> ttrpc::Result<R> {
-        self.call(method, &request, LIMIT).await
+        self.call(method, &request, limit()).await
     }
 
     /// Creates a task: answers the pid of its parked first process.

@@ -1,27 +1,38 @@
 //! Waiting for a condition, with a limit so generous that only a hang reaches it.
 
+use std::env;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 /// How long anything may take on a machine that does something else besides.
-pub const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(60);
 
 const STEP: Duration = Duration::from_millis(10);
+
+/// How long anything may take here.
+pub fn limit() -> Duration {
+    LIMIT * patience()
+}
+
+/// How many times slower than usual this machine may be: `E2E_PATIENCE`, which an emulated one sets.
+pub fn patience() -> u32 {
+    env::var("E2E_PATIENCE").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
 
 /// Waits until `probe` gives a value.
 ///
 /// # Errors
-/// When it gave none within [`LIMIT`]: `what` names what did not come.
+/// When it gave none within [`limit`]: `what` names what did not come.
 pub async fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(value) = probe() {
             return Ok(value);
         }
-        if start.elapsed() > LIMIT {
-            bail!("waited {LIMIT:?} in vain for {what}");
+        if start.elapsed() > limit() {
+            bail!("waited {:?} in vain for {what}", start.elapsed());
         }
         tokio::time::sleep(STEP).await;
     }
@@ -30,7 +41,7 @@ pub async fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> Resul
 /// Waits until the call `probe` makes succeeds.
 ///
 /// # Errors
-/// The last error, when it did not succeed within [`LIMIT`].
+/// The last error, when it did not succeed within [`limit`].
 pub async fn until_ok<T, F>(what: &str, mut probe: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
@@ -39,8 +50,8 @@ where
     loop {
         match probe().await {
             Ok(value) => return Ok(value),
-            Err(error) if start.elapsed() > LIMIT => {
-                return Err(error.context(format!("waited {LIMIT:?} in vain for {what}")));
+            Err(error) if start.elapsed() > limit() => {
+                return Err(error.context(format!("waited {:?} in vain for {what}", start.elapsed())));
             }
             Err(_) => tokio::time::sleep(STEP).await,
         }

@@ -331,7 +331,7 @@ async fn a_call_and_a_service_that_do_not_exist() -> Result<()> {
     let bench = Bench::new().await?;
     let (bundle, client) = bench.task("c", &["true"]).await?;
     let unknown: ttrpc::Result<Empty> =
-        client.call("Levitate", &StateRequest::default(), dunnage_e2e::wait::LIMIT).await;
+        client.call("Levitate", &StateRequest::default(), dunnage_e2e::wait::limit()).await;
     ensure!(code(&unknown) == Some(Code::UNIMPLEMENTED), "{unknown:?}");
     bench.dispose(bundle, &client).await?;
     bench.require_nothing_left().await
