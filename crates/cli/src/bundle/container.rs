@@ -109,7 +109,9 @@ impl ContainerBundle<'_> {
             "runAsNonRoot: the container would run as root; give it a runAsUser"
         );
         let pod = self.frame.pod;
-        identity.groups.extend(pod.supplemental_groups.iter().chain(&pod.fs_group));
+        // The primary group too: a process that drops it must not gain what "others" may (CVE-2022-2995).
+        let own = identity.gid;
+        identity.groups.extend(pod.supplemental_groups.iter().chain(&pod.fs_group).chain([&own]));
         Ok(identity)
     }
 

@@ -149,7 +149,7 @@ fn the_manifest_says_who_runs_and_root_is_refused_where_it_must_not() {
     let groups = Fixture::new(
         "  securityContext: {fsGroup: 30, supplementalGroups: [40]}\n  containers: [{name: c, image: x}]\n",
     );
-    assert_eq!(groups.spec().process.unwrap().user.additional_gids, [30, 40]);
+    assert_eq!(groups.spec().process.unwrap().user.additional_gids, [8, 30, 40]);
 }
 
 #[test]
