@@ -2,7 +2,9 @@
 
 use std::ffi::CStr;
 
-use crate::{Call, Result};
+use rustix::process::{Pid, WaitIdOptions, WaitOptions};
+
+use crate::{Call, Errno, Result};
 
 /// Effective user and group of this process.
 #[must_use]
@@ -48,4 +50,34 @@ pub fn make_core_scheduling_cookie() -> Result<()> {
     let own = rustix::process::getpid();
     rustix::thread::create_core_scheduling_cookie(own, rustix::thread::CoreSchedulingScope::Thread)
         .call(|| "prctl PR_SCHED_CORE_CREATE")
+}
+
+/// A child that has ended and was not waited for yet, whoever it is; it stays so.
+///
+/// # Errors
+/// `ECHILD` when this process has no child at all.
+pub fn any_zombie() -> std::result::Result<Option<Pid>, Errno> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // rustix gives the status of the child but not its pid.
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = i32::try_from(options.bits()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `info` is large enough for what waitid writes, and lives until it returns.
+    let answer = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
+    if answer != 0 {
+        return Err(std::io::Error::last_os_error()
+            .raw_os_error()
+            .map_or(Errno::IO, Errno::from_raw_os_error));
+    }
+    // SAFETY: all zeroes is a valid siginfo_t, and waitid has written nothing else than valid fields.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: the fields of SIGCHLD are the ones that waitid fills; they are zero when nobody has ended.
+    Ok(Pid::from_raw(unsafe { info.si_pid() }))
+}
+
+/// Waits for a child that has ended.
+///
+/// # Errors
+/// `ECHILD` when it is no child, or was waited for.
+pub fn bury(pid: Pid) -> std::result::Result<(), Errno> {
+    rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).map(drop)
 }

@@ -10,6 +10,7 @@ use dunnage_spec::{ContainerId, ExecId, Spec};
 use dunnage_sys::Errno;
 use dunnage_sys::pidfd;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 use crate::command::{self, Deleted, Reply, Status};
 use crate::error::{Error, Result};
@@ -48,7 +49,8 @@ pub(crate) struct Held {
     pub(crate) cgroup: Option<Rc<Cgroup>>,
     pub(crate) rootfs: Option<MountedRootfs>,
     pub(crate) record: Option<Record>,
-    pub(crate) oom_watch: Option<tokio::task::AbortHandle>,
+    pub(crate) oom_watch: Option<AbortHandle>,
+    pub(crate) orphan_watch: Option<AbortHandle>,
 }
 
 /// A process executed in a container.

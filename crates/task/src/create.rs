@@ -6,7 +6,7 @@ use std::rc::Rc;
 use dunnage_cgroup::Cgroup;
 use dunnage_init::{Birth, Created, Newborn, Streams};
 use dunnage_plan::{Plan, RootfsFacts};
-use dunnage_spec::{Bundle, Spec};
+use dunnage_spec::{Bundle, Namespace, Spec};
 
 use crate::command::{Create, Target};
 use crate::container::{Container, Held, Process};
@@ -18,7 +18,7 @@ use crate::rootfs;
 use crate::state::State;
 use crate::stdio::{self, ProcessEnds};
 use crate::terminal::Terminal;
-use crate::watch;
+use crate::{orphan, watch};
 
 /// A create that failed, with what it had made by then.
 #[derive(Debug)]
@@ -114,7 +114,10 @@ pub(crate) fn complete(container: &mut Container, created: Created, mailbox: Mai
     if let Some(cgroup) = &container.held.cgroup {
         // Watched before the program runs, or its first kill could go unseen.
         let target = Target { id: container.id.clone(), exec: None };
-        container.held.oom_watch = Some(watch::oom(cgroup.oom_watch()?, target, mailbox));
+        container.held.oom_watch = Some(watch::oom(cgroup.oom_watch()?, target, mailbox.clone()));
+    }
+    if container.spec.namespaces.pid == Namespace::Host {
+        container.held.orphan_watch = Some(orphan::watch(mailbox)?);
     }
     if let Some(master) = created.terminal {
         container.init.terminal = Some(Terminal::attach(master, &container.init.stdio)?);

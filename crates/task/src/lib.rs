@@ -21,6 +21,7 @@ mod freeze;
 pub mod host;
 pub mod leftover;
 mod mailbox;
+mod orphan;
 pub mod record;
 pub mod rootfs;
 mod sandbox;

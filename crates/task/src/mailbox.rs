@@ -19,6 +19,8 @@ pub(crate) enum Message {
     Command(Command),
     /// A watcher tells.
     Notice(Target, Notice),
+    /// A child of this process has ended, perhaps an orphan.
+    Orphans,
     /// A container is taken down.
     TornDown(ContainerId, Outcome),
 }

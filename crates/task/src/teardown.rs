@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes everything down; the first failure is returned.
 pub(crate) async fn take_down(held: Held) -> Outcome {
-    let Held { cgroup, rootfs, record, oom_watch } = held;
-    if let Some(watch) = oom_watch {
+    let Held { cgroup, rootfs, record, oom_watch, orphan_watch } = held;
+    for watch in [oom_watch, orphan_watch].into_iter().flatten() {
         watch.abort();
     }
     let cgroup = match &cgroup {

@@ -216,3 +216,51 @@ fn what_a_vanished_shim_leaves_is_taken_down_by_its_record() {
         world.nothing_is_left();
     });
 }
+
+#[test]
+fn orphans_of_a_container_in_the_hosts_pid_namespace_are_buried() {
+    run(async {
+        let world = World::new();
+        let id = world.container_with(
+            "orphans",
+            &["/bin/sh", "-c", "(sleep 0.2 & sleep 0.1 &); sleep 1000; true"],
+            |config| {
+                let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+                namespaces.retain(|namespace| namespace["type"] != "pid");
+                // A procfs of the host's namespace cannot be mounted anew without owning it.
+                config["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "proc");
+            },
+        );
+        dunnage_sys::process::become_subreaper().unwrap();
+        let init = Target { id: id.clone(), exec: None };
+        world.create(&id).await.unwrap();
+        world.ask(|reply| Command::Start(init.clone(), reply)).await.unwrap();
+        // The orphans end after 0.1 and 0.2 s; then only the shell and its sleep are in the cgroup.
+        let two = async {
+            loop {
+                let members = world.ask(|reply| Command::Pids(id.clone(), reply)).await.unwrap();
+                let zombies = dunnage_sys::process::any_zombie().unwrap();
+                if members.len() == 2 && zombies.is_none() {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::timeout(std::time::Duration::from_secs(30), two).await.expect("the orphans are buried");
+        let kill = Kill { target: init.clone(), signal: Signal::KILL.as_raw(), all: false };
+        world.ask(|reply| Command::Kill(kill, reply)).await.unwrap();
+        assert_eq!(world.ask(|reply| Command::Wait(init.clone(), reply)).await.unwrap().status, 137);
+        world.ask(|reply| Command::Delete(init, reply)).await.unwrap();
+        // The sleep that the shell left was killed with its cgroup and came to us.
+        let none = async {
+            while dunnage_sys::process::any_zombie().is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), none)
+            .await
+            .expect("the last orphan is buried");
+        world.nothing_is_left();
+    });
+}

@@ -3,6 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use dunnage_spec::{ContainerId, ExecId, Namespace};
+use dunnage_sys::pidfd::Pid;
+use dunnage_sys::process;
 use tokio::sync::oneshot;
 
 use super::control::SIGKILL;
@@ -12,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::mailbox::Message;
 use crate::state::{Effects, Exit, Input, Request};
-use crate::{teardown, terminal};
+use crate::{orphan, teardown, terminal};
 
 impl Driver {
     /// What follows from something that happened to a process.
@@ -118,6 +120,27 @@ impl Driver {
         }
     }
 
+    /// Children that nobody watches were left by a container in the pid namespace of the host.
+    pub(super) fn bury_orphans(&self) {
+        // Stops at the first one that has a watcher: it is reaped there in a moment, and that is a reason to
+        // look again.
+        while let Ok(Some(pid)) = process::any_zombie() {
+            if self.is_watched(pid) {
+                return orphan::look_again(self.mailbox.clone());
+            }
+            // Nobody else could have waited for it: this is the only thread.
+            let _ = process::bury(pid);
+        }
+    }
+
+    fn is_watched(&self, pid: Pid) -> bool {
+        let number = pid.as_raw_nonzero().get().unsigned_abs();
+        self.containers.values().any(|container| {
+            let execs = container.execs.values().map(|exec| &exec.process);
+            execs.chain([&container.init]).any(|process| process.pid == number)
+        })
+    }
+
     pub(super) fn delete(&mut self, target: &Target, reply: Reply<Deleted>) {
         match &target.exec {
             Some(exec) => answer(reply, self.delete_exec(&target.id, exec)),
@@ -177,6 +200,10 @@ impl Driver {
         let Some(mut container) = self.containers.remove(id) else { return };
         if let Err(error) = outcome {
             tracing::error!(container = %id, %error, "delete left something behind");
+        }
+        if container.spec.namespaces.pid == Namespace::Host {
+            // Those that the removal killed.
+            self.bury_orphans();
         }
         let Some(exit) = container.init.state.exit() else { return };
         let pid = container.init.pid;

@@ -57,6 +57,7 @@ impl Driver {
                 }
                 Message::Command(command) => self.command(command),
                 Message::Notice(target, notice) => self.notice(&target, notice),
+                Message::Orphans => self.bury_orphans(),
                 Message::TornDown(id, outcome) => self.torn_down(&id, outcome),
             }
         }
