@@ -250,7 +250,7 @@ fn leases(world: &World) -> BTreeSet<String> {
 fn work_dirs(world: &World) -> BTreeSet<String> {
     let root = world.dir().join("containerd/root/io.containerd.runtime.v2.task");
     let namespaces: Vec<String> = names(&root).collect();
-    let below = |namespace: &String| names(&root.join(namespace)).map(move |id| id.clone());
+    let below = |namespace: &String| names(&root.join(namespace));
     namespaces.iter().flat_map(below).collect()
 }
 
