@@ -89,6 +89,11 @@ impl SandboxBundle<'_> {
         });
         if frame.netns.is_some() {
             spec["hostname"] = frame.hostname.into();
+            // Ports and pings of its own network are no privilege inside it: containerd 2's defaults.
+            spec["linux"]["sysctl"] = json!({
+                "net.ipv4.ip_unprivileged_port_start": "0",
+                "net.ipv4.ping_group_range": "0 2147483647",
+            });
         }
         spec
     }

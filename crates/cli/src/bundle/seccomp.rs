@@ -101,20 +101,20 @@ pub(super) fn default_profile(capabilities: &BTreeSet<String>) -> Value {
     }
     let mut rules = vec![json!({"names": names, "action": "SCMP_ACT_ALLOW"})];
     for personality in PERSONALITIES {
-        rules.push(allow_if("personality", json!({"index": 0, "value": personality, "op": "SCMP_CMP_EQ"})));
+        rules.push(allow_if("personality", &json!({"index": 0, "value": personality, "op": "SCMP_CMP_EQ"})));
     }
     // Virtual machines' sockets reach the hypervisor past every network namespace.
-    rules.push(allow_if("socket", json!({"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"})));
+    rules.push(allow_if("socket", &json!({"index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE"})));
     if !has(Capability::SysAdmin) {
         // The masked value must be zero: none of the flags is set.
         let none = json!({"index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"});
-        rules.push(allow_if("clone", none));
+        rules.push(allow_if("clone", &none));
         rules.push(json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}));
     }
     json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": architectures(), "syscalls": rules})
 }
 
-fn allow_if(name: &str, argument: Value) -> Value {
+fn allow_if(name: &str, argument: &Value) -> Value {
     json!({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument]})
 }
 

@@ -91,7 +91,6 @@ pub(super) fn unpack(
         // Whatever follows the entry is headers again.
         io::copy(&mut entry, &mut io::sink()).context("read the tar stream")?;
     }
-    drop(archive);
     unpacking.finish()?;
     // What follows the end mark of the archive counts for both digests.
     io::copy(&mut stream, &mut io::sink()).context("read past the end of the archive")?;

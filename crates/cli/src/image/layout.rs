@@ -24,7 +24,7 @@ pub(super) struct Manifest {
 pub(super) fn find(blobs: &Blobs, tag: Option<&str>) -> anyhow::Result<Manifest> {
     let index = blobs.index()?;
     let named = named(&index, tag)?;
-    let descriptor = for_this_machine(blobs, named, 0)?;
+    let descriptor = for_this_machine(blobs, &named, 0)?;
     let manifest: ImageManifest = blobs.json(&descriptor)?;
     let config: ImageConfiguration = blobs.json(manifest.config()).context("the image configuration")?;
     let diffs = config.rootfs().diff_ids();
@@ -64,7 +64,7 @@ fn named<'a>(index: &'a ImageIndex, tag: Option<&str>) -> anyhow::Result<Vec<&'a
 }
 
 /// Of images for several machines, the one for this; of several images, none.
-fn for_this_machine(blobs: &Blobs, list: Vec<&Descriptor>, depth: usize) -> anyhow::Result<Descriptor> {
+fn for_this_machine(blobs: &Blobs, list: &[&Descriptor], depth: usize) -> anyhow::Result<Descriptor> {
     ensure!(depth <= MAX_DEPTH, "indexes are nested more than {MAX_DEPTH} deep");
     let fitting: Vec<&Descriptor> = list.iter().copied().filter(|descriptor| fits(descriptor)).collect();
     let descriptor = match fitting[..] {
@@ -74,7 +74,8 @@ fn for_this_machine(blobs: &Blobs, list: Vec<&Descriptor>, depth: usize) -> anyh
     };
     if is_index(descriptor.media_type()) {
         let inner: ImageIndex = blobs.json(descriptor)?;
-        return for_this_machine(blobs, inner.manifests().iter().collect(), depth + 1);
+        let list: Vec<&Descriptor> = inner.manifests().iter().collect();
+        return for_this_machine(blobs, &list, depth + 1);
     }
     Ok(descriptor.clone())
 }

@@ -7,6 +7,7 @@ use dunnage_net::{HostPort, Protocol};
 
 use super::expand::expand;
 use super::field::{Field, Fields};
+use super::name;
 use super::resources::{self, Resources};
 use super::security::{self, PodSecurity, Security};
 use super::volume::{self, Volume, VolumeMount};
@@ -48,11 +49,12 @@ pub(super) struct Context<'a> {
     pub(super) volumes: &'a [Volume],
     pub(super) security: &'a PodSecurity,
     pub(super) init: bool,
+    pub(super) host_network: bool,
 }
 
 pub(super) fn decode(field: &Field<'_>, context: Context<'_>) -> Option<Container> {
     let mut fields = field.fields();
-    let name = fields.need("name").and_then(|f| super::pod::label(&f));
+    let name = fields.need("name").and_then(|f| name::label(&f));
     let image = fields.need("image").and_then(|f| Some((f.name()?.to_owned(), f.at())));
     let env = fields.take("env").map(|f| environment(&f)).unwrap_or_default();
     let variables: BTreeMap<String, String> = env.iter().cloned().collect();
@@ -68,7 +70,7 @@ pub(super) fn decode(field: &Field<'_>, context: Context<'_>) -> Option<Containe
         None => context.security.defaults.clone(),
     };
     let mounts = fields.take("volumeMounts").map(|f| mounts(&f, context.volumes)).unwrap_or_default();
-    let ports = fields.take("ports").map(|f| ports(&f)).unwrap_or_default();
+    let ports = fields.take("ports").map(|f| ports(&f, context.host_network)).unwrap_or_default();
     unsupported(&mut fields, context.init);
     fields.finish();
     let (image, image_at) = image?;
@@ -89,11 +91,10 @@ pub(super) fn decode(field: &Field<'_>, context: Context<'_>) -> Option<Containe
 
 /// Fields of Kubernetes that would change what runs, and the few that would not.
 fn unsupported(fields: &mut Fields<'_>, init: bool) {
-    if let Some(policy) = fields.take("imagePullPolicy") {
-        match policy.word(&[("Never", false), ("IfNotPresent", false), ("Always", true)]) {
-            Some(true) => policy.fault("is not supported: images are local, nothing is pulled"),
-            Some(false) | None => {}
-        }
+    if let Some(policy) = fields.take("imagePullPolicy")
+        && policy.word(&[("Never", false), ("IfNotPresent", false), ("Always", true)]) == Some(true)
+    {
+        policy.fault("is not supported: images are local, nothing is pulled");
     }
     if let Some(policy) = fields.take("restartPolicy") {
         policy.refuse(if init {
@@ -175,11 +176,11 @@ fn mounts(field: &Field<'_>, volumes: &[Volume]) -> Vec<VolumeMount> {
     mounts
 }
 
-fn ports(field: &Field<'_>) -> Vec<Port> {
-    field.items().iter().filter_map(port).collect()
+fn ports(field: &Field<'_>, host_network: bool) -> Vec<Port> {
+    field.items().iter().filter_map(|item| port(item, host_network)).collect()
 }
 
-fn port(item: &Field<'_>) -> Option<Port> {
+fn port(item: &Field<'_>, host_network: bool) -> Option<Port> {
     let mut fields = item.fields();
     let number = fields.need("containerPort").and_then(|f| f.integer(1..=u16::MAX));
     let protocol = fields.take("protocol").map_or(Some(Protocol::Tcp), |f| {
@@ -190,6 +191,9 @@ fn port(item: &Field<'_>) -> Option<Port> {
     fields.pass(&["name"]);
     fields.finish();
     let (number, protocol) = (number?, protocol?);
+    if host_network && host_port.is_some_and(|host_port| host_port != number) {
+        item.fault("with hostNetwork the host port is the container's port");
+    }
     let host = host_port.map(|host_port| HostPort { host_ip, host_port, container_port: number, protocol });
     Some(Port { number, protocol, host })
 }

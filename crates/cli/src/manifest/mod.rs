@@ -11,6 +11,7 @@
 mod container;
 mod expand;
 mod field;
+mod name;
 mod pod;
 mod problem;
 mod resources;

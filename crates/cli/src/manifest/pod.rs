@@ -8,6 +8,7 @@ use dunnage_spec::QosClass;
 
 use super::container::{self, Container, Context};
 use super::field::{Field, Fields};
+use super::name;
 use super::problem::{ManifestError, Problem, Report};
 use super::security::{self, PodSecurity};
 use super::volume::{self, Volume};
@@ -129,8 +130,8 @@ struct Metadata {
 
 fn metadata(field: &Field<'_>) -> Option<Metadata> {
     let mut fields = field.fields();
-    let name = fields.need("name").and_then(|f| subdomain(&f));
-    let namespace = fields.take("namespace").map_or(Some("default".to_owned()), |f| label(&f));
+    let name = fields.need("name").and_then(|f| name::subdomain(&f));
+    let namespace = fields.take("namespace").map_or(Some("default".to_owned()), |f| name::label(&f));
     let labels = fields.take("labels").map(|f| strings(&f)).unwrap_or_default();
     let annotations = fields.take("annotations").map(|f| strings(&f)).unwrap_or_default();
     // What a server wrote when the manifest was copied from a cluster.
@@ -156,7 +157,9 @@ fn decode_spec(field: &Field<'_>) -> Option<Pod> {
     let security: PodSecurity =
         fields.take("securityContext").map(|f| security::decode_pod(&f)).unwrap_or_default();
     let volumes = fields.take("volumes").map(|f| volumes(&f)).unwrap_or_default();
-    let context = |init| Context { volumes: &volumes, security: &security, init };
+    let flag = |field: Option<Field<'_>>| field.and_then(|f| f.boolean()).unwrap_or(false);
+    let host_network = flag(fields.take("hostNetwork"));
+    let context = |init| Context { volumes: &volumes, security: &security, init, host_network };
     let inits = fields.take("initContainers").map(|f| f.items()).unwrap_or_default();
     let mains = fields.need("containers").map(|f| not_empty(&f)).unwrap_or_default();
     let init_containers: Vec<_> = inits.iter().filter_map(|f| container::decode(f, context(true))).collect();
@@ -166,9 +169,7 @@ fn decode_spec(field: &Field<'_>) -> Option<Pod> {
     let grace = fields.take("terminationGracePeriodSeconds").map_or(Some(DEFAULT_GRACE), |f| {
         f.integer(0..=86_400_u32).map(|seconds| Duration::from_secs(u64::from(seconds)))
     });
-    let hostname = fields.take("hostname").map_or(Some(String::new()), |f| label(&f));
-    let flag = |field: Option<Field<'_>>| field.and_then(|f| f.boolean()).unwrap_or(false);
-    let host_network = flag(fields.take("hostNetwork"));
+    let hostname = fields.take("hostname").map_or(Some(String::new()), |f| name::label(&f));
     let share_process_namespace = flag(fields.take("shareProcessNamespace"));
     unsupported(&mut fields);
     fields.finish();
@@ -307,36 +308,6 @@ fn unsupported(fields: &mut Fields<'_>) {
         ("subdomain", "there is no cluster DNS here"),
         ("workloadRef", "there is no cluster"),
     ]);
-}
-
-/// A DNS label (RFC 1123): lower-case letters, digits and `-`, at most 63.
-pub(super) fn label(field: &Field<'_>) -> Option<String> {
-    let name = field.name()?;
-    if !is_label(name) {
-        field.fault(format!(
-            "`{name}` must be lower-case letters, digits and `-`, start and end with a letter or digit, and have \
-             at most 63 characters"
-        ));
-        return None;
-    }
-    Some(name.to_owned())
-}
-
-fn subdomain(field: &Field<'_>) -> Option<String> {
-    let name = field.name()?;
-    if name.len() > 253 || !name.split('.').all(is_label) {
-        field.fault(format!("`{name}` must be DNS labels joined by dots, at most 253 characters"));
-        return None;
-    }
-    Some(name.to_owned())
-}
-
-fn is_label(name: &str) -> bool {
-    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=63).contains(&name.len())
-        && name.bytes().all(inner)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 #[cfg(test)]

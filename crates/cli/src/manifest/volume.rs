@@ -1,6 +1,7 @@
 //! `volumes` of a pod and `volumeMounts` of a container.
 
 use super::field::Field;
+use super::name;
 
 /// A volume by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub(crate) struct VolumeMount {
 
 pub(super) fn decode(field: &Field<'_>) -> Option<Volume> {
     let mut fields = field.fields();
-    let name = fields.need("name").and_then(|f| super::pod::label(&f));
+    let name = fields.need("name").and_then(|f| name::label(&f));
     let empty = fields.take("emptyDir").and_then(|f| empty_dir(&f));
     let host = fields.take("hostPath").and_then(|f| host_path(&f));
     let sources = [empty, host];

@@ -143,7 +143,8 @@ impl Runs {
         Ok(folder)
     }
 
-    /// Every run there is, with its record when it has a readable one.
+    /// Every run there is, with its record. One without a record was cut short before it made anything else; one
+    /// whose record cannot be read was made by another version of this program and is passed over.
     ///
     /// # Errors
     /// The directory cannot be listed.
@@ -154,8 +155,11 @@ impl Runs {
             let entry = entry.with_context(|| format!("list {}", self.path.display()))?;
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let folder = Folder { path: entry.path() };
-                let record = folder.read::<Record>("run.json");
-                runs.push((folder, record));
+                let record =
+                    folder.read::<Record>("run.json").filter(|record| record.version == RECORD_VERSION);
+                if record.is_some() || !folder.join("run.json").exists() {
+                    runs.push((folder, record));
+                }
             }
         }
         Ok(runs)
@@ -274,6 +278,10 @@ mod tests {
         folder.note_shim(std::process::id()).unwrap();
         assert_eq!(folder.shim(), Some(Process::own()));
         assert!(runs.create(&record()).is_err());
+        std::fs::write(folder.join("run.json"), "{\"version\": 2}").unwrap();
+        assert!(runs.list().unwrap().is_empty(), "it is another version's");
+        std::fs::remove_file(folder.join("run.json")).unwrap();
+        assert_eq!(runs.list().unwrap(), [(folder, None)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The images of a pod, resolved and unpacked before anything runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -24,9 +24,9 @@ pub(crate) type Images = HashMap<String, Ready>;
 ///
 /// # Errors
 /// All that name no source on this machine, at their places in the manifest.
-pub(crate) fn resolve(pod: &Pod, file: &Path) -> Result<HashMap<String, Reference>, ManifestError> {
+pub(crate) fn resolve(pod: &Pod, file: &Path) -> Result<BTreeMap<String, Reference>, ManifestError> {
     let folder = folder_of(file);
-    let mut references = HashMap::new();
+    let mut references = BTreeMap::new();
     let mut problems = Vec::new();
     let lists: [(&str, &[Container]); 2] =
         [("initContainers", &pod.init_containers), ("containers", &pod.containers)];
@@ -59,7 +59,7 @@ pub(crate) fn folder_of(file: &Path) -> PathBuf {
 /// # Errors
 /// Names the image, and in it the layer and the entry.
 pub(crate) fn unpack(
-    references: HashMap<String, Reference>,
+    references: BTreeMap<String, Reference>,
     layers: PathBuf,
     look: &Path,
     cancelled: Arc<AtomicBool>,

@@ -85,6 +85,7 @@ impl Following {
 async fn pass_on(mut reader: pipe::Receiver, name: &str, stream: Stream, console: &Console) {
     let mut pending = Vec::new();
     loop {
+        pending.reserve(MAX_LINE);
         match reader.read_buf(&mut pending).await {
             Ok(0) | Err(_) => break,
             Ok(_) => {

@@ -18,19 +18,22 @@ mod id;
 mod images;
 mod logs;
 mod network;
+mod order;
 mod pod;
+mod quota;
 mod sandbox;
 mod shim;
 mod stop;
 mod teardown;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use dunnage_cgroup::Layout;
 
 use self::events::Events;
@@ -41,6 +44,7 @@ use self::pod::Pod;
 use self::stop::{Listener, Stop};
 use self::teardown::Guard;
 use crate::bundle::{self, Machine, PodFiles, PodFrame, SandboxBundle};
+use crate::image::Reference;
 use crate::output::{self, Console};
 use crate::{kubelet, manifest};
 
@@ -65,6 +69,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<u8> {
     let text = std::fs::read_to_string(&options.manifest)
         .with_context(|| format!("read {}", options.manifest.display()))?;
     let pod = manifest::Pod::parse(&options.manifest, &text)?;
+    ensure!(
+        dunnage_sys::process::effective_ids().0 == 0,
+        "pod run needs root: it makes namespaces, cgroups, mounts and devices"
+    );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     let code = local.block_on(&runtime, checked(options, pod));
@@ -91,9 +99,13 @@ async fn checked(options: &Options, spec: manifest::Pod) -> anyhow::Result<u8> {
     let guard = set_up(options, &spec, &shim)?;
     let ended = Run { options, guard: &guard, console: &console, halt: &halt }.run(spec, references).await;
     let undone = tokio::task::spawn_blocking(move || guard.undo()).await.context("undo the run")?;
-    let code = ended?;
-    undone?;
-    Ok(signal.get().and_then(|number| u8::try_from(128 + number).ok()).unwrap_or(code))
+    let stopped = signal.get().and_then(|number: i32| u8::try_from(128 + number).ok());
+    // What a signal cut short has failed because of it.
+    let code = match stopped {
+        Some(code) => code,
+        None => ended?,
+    };
+    undone.map(|()| code)
 }
 
 /// Takes back what dead runs have left, then makes the directory of this one.
@@ -122,18 +134,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn run(
-        self,
-        spec: manifest::Pod,
-        references: std::collections::HashMap<String, crate::image::Reference>,
-    ) -> anyhow::Result<u8> {
+    async fn run(self, spec: manifest::Pod, references: BTreeMap<String, Reference>) -> anyhow::Result<u8> {
         let class = spec.qos_class();
         let count = spec.containers.len();
         let plural = if count == 1 { "" } else { "s" };
         self.console.say(format_args!("pod {}: {}, {count} container{plural}", spec.name, class.as_str()));
         let images = self.unpack(references).await?;
         let pod = self.make(spec, images).await?;
-        let code = pod::run(&pod).await;
+        let code = order::run(&pod).await;
         let ended = pod.sandbox.end().await;
         let code = code?;
         // What is in the way of an orderly end is dealt with by force; that it was needed is worth a word.
@@ -146,10 +154,7 @@ impl Run<'_> {
     }
 
     /// Unpacking ends early when the run is to stop.
-    async fn unpack(
-        self,
-        references: std::collections::HashMap<String, crate::image::Reference>,
-    ) -> anyhow::Result<Images> {
+    async fn unpack(self, references: BTreeMap<String, Reference>) -> anyhow::Result<Images> {
         let folder = &self.guard.folder;
         let names: Vec<String> = references.keys().cloned().collect();
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -185,6 +190,7 @@ impl Run<'_> {
         let address = place.as_ref().map(|place| place.address);
         let files = PodFiles::write(&folder.join("files"), &hostname, address)?;
         let volumes = bundle::prepare(&spec, &folder.join("volumes"))?;
+        let quota = quota::watch(&spec, &volumes, self.halt);
         let events = Rc::new(Events::default());
         let endpoint = events.serve(&folder.event_socket())?;
         let sandbox_id = id::fresh()?;
@@ -226,6 +232,7 @@ impl Run<'_> {
             sandbox,
             events,
             _endpoint: endpoint,
+            _quota: quota,
             console: Rc::clone(self.console),
             stopping: self.halt.stopping(),
             halt: Rc::clone(self.halt),

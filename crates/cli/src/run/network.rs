@@ -4,10 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use dunnage_net::{HostPort, Mode, Netns, NetworkConfig, PodNetwork};
+use dunnage_net::{HostPort, IfName, Mode, Netns, NetworkConfig, Owner, PodNetwork};
 
 use super::folder::Folder;
-use super::teardown::owner;
 use crate::manifest::Pod;
 
 /// Where a pod can be reached.
@@ -21,7 +20,7 @@ pub(crate) struct Place {
 
 /// The local network: pods on a bridge, so that what runs here looks like what `bridge` of the reference
 /// plugins makes. A run has few pods, so the limits of a bridge do not matter.
-pub(crate) fn config() -> NetworkConfig {
+fn config() -> NetworkConfig {
     NetworkConfig { mode: Mode::Bridged, ..NetworkConfig::local() }
 }
 
@@ -42,4 +41,22 @@ pub(crate) fn attach(pod: &Pod, uid: &str, folder: &Folder) -> anyhow::Result<Pl
         address: attachment.address.addr().into(),
         bridge: attachment.bridge.as_str().to_owned(),
     })
+}
+
+/// Takes the pod off the network, and the network away with the last pod. What is not there is no error.
+///
+/// # Errors
+/// The kernel refused.
+pub(crate) fn detach(uid: &str, folder: &Folder) -> anyhow::Result<()> {
+    let mut network = PodNetwork::open(config())?;
+    network.detach(&owner(uid)?).context("detach the pod from its network")?;
+    Netns::remove(&folder.netns()).context("remove the network namespace")?;
+    network.remove_if_unused().context("remove the network")?;
+    Ok(())
+}
+
+/// Under which name the pod has its address.
+fn owner(uid: &str) -> anyhow::Result<Owner> {
+    let eth0: IfName = "eth0".parse()?;
+    Ok(Owner::new(uid, eth0)?)
 }

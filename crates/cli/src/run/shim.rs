@@ -5,8 +5,8 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use dunnage_api::bootstrap::{BootstrapParams, BootstrapResult, LogLevel};
@@ -15,7 +15,6 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 
 use super::folder::Folder;
-use super::teardown::run_within;
 
 /// containerd's label for whose containers these are.
 pub(super) const NAMESPACE: &str = "dunnage";
@@ -170,6 +169,24 @@ fn text_answer(text: &str) -> anyhow::Result<(i32, String, String)> {
     Ok((2, text.to_owned(), "ttrpc".to_owned()))
 }
 
+/// Runs a command to its end within `limit`, and kills it then.
+fn run_within(command: &mut Command, limit: Duration) -> anyhow::Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().with_context(|| format!("execute {name}"))?;
+    let deadline = Instant::now() + limit;
+    // What it prints fits its pipes: a message of three numbers, or a line of text.
+    while child.try_wait().with_context(|| format!("wait for {name}"))?.is_none() {
+        if Instant::now() > deadline {
+            child.kill().with_context(|| format!("kill {name}"))?;
+            child.wait().with_context(|| format!("wait for {name}"))?;
+            bail!("{name}: not finished within {} s", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.wait_with_output().with_context(|| format!("read what {name} printed"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,5 +218,13 @@ mod tests {
             let error = format!("{:#}", answer(output).unwrap_err());
             assert!(error.contains(reason), "{error}");
         }
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_ended() {
+        let error = run_within(Command::new("sleep").arg("100"), Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("not finished"), "{error}");
+        let output = run_within(Command::new("echo").arg("x"), Duration::from_secs(60)).unwrap();
+        assert_eq!(output.stdout, b"x\n");
     }
 }

@@ -6,19 +6,16 @@
 //! a step that fails does not keep the later ones from being tried.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use dunnage_cgroup::{Cgroup, Layout, Removal};
-use dunnage_net::{IfName, Netns, Owner, PodNetwork};
 use dunnage_spec::resources::CgroupPath;
 use dunnage_sys::pidfd::{self, Pid, Signal};
 use dunnage_sys::{Errno, classic_mount, tree};
 
 use super::folder::{Folder, Process, Record, Runs};
-use super::network::config;
-use super::shim;
+use super::{network, shim};
 
 /// What killed processes and their shim are given to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,14 +81,19 @@ impl Drop for Guard {
 /// The directory of runs cannot be read, or something could not be undone.
 pub(crate) fn sweep(runs: &Runs) -> anyhow::Result<Vec<String>> {
     let mut swept = Vec::new();
+    let mut failures = Vec::new();
     for (folder, record) in runs.list()? {
         if record.as_ref().is_some_and(Record::owner_lives) {
             continue;
         }
-        undo(runs, &folder, record.as_ref())?;
-        swept.push(record.map_or_else(|| folder.path().display().to_string(), |record| record.pod));
+        match undo(runs, &folder, record.as_ref()) {
+            Ok(()) => {
+                swept.push(record.map_or_else(|| folder.path().display().to_string(), |record| record.pod));
+            }
+            Err(error) => failures.push(format!("{error:#}")),
+        }
     }
-    Ok(swept)
+    if failures.is_empty() { Ok(swept) } else { bail!(failures.join("; ")) }
 }
 
 /// Undoes one run. Without a record nothing was made outside its directory. The lock on all runs is held,
@@ -110,11 +112,11 @@ fn undo(_locked: &Runs, folder: &Folder, record: Option<&Record>) -> anyhow::Res
         attempt(end_shim(folder.shim()));
         attempt(remove_cgroups(record));
         if record.network {
-            attempt(remove_network(folder, record));
+            attempt(network::detach(&record.uid, folder));
         }
     }
     attempt(unmount_below(folder.path()));
-    // Only when nothing is mounted there any more may the tree be removed, which it would be through mounts.
+    // What is still mounted there is not entered, and keeps the directory.
     attempt(tree::remove_all(folder.path()).map_err(Into::into));
     if failures.is_empty() {
         return Ok(());
@@ -166,20 +168,6 @@ fn remove_empty_parents(layout: &Layout, record: &Record) {
     }
 }
 
-fn remove_network(folder: &Folder, record: &Record) -> anyhow::Result<()> {
-    let mut network = PodNetwork::open(config())?;
-    network.detach(&owner(&record.uid)?).context("detach the pod from its network")?;
-    Netns::remove(&folder.netns()).context("remove the network namespace")?;
-    network.remove_if_unused().context("remove the network")?;
-    Ok(())
-}
-
-/// Under which name the pod has its address.
-pub(super) fn owner(uid: &str) -> anyhow::Result<Owner> {
-    let eth0: IfName = "eth0".parse()?;
-    Ok(Owner::new(uid, eth0)?)
-}
-
 /// Unmounts whatever is mounted below `path`, the latest first.
 fn unmount_below(path: &Path) -> anyhow::Result<()> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
@@ -210,24 +198,6 @@ fn wait_until(mut done: impl FnMut() -> bool) -> anyhow::Result<()> {
         std::thread::sleep(PAUSE);
     }
     Ok(())
-}
-
-/// Runs a command to its end within `limit`, and kills it then.
-pub(super) fn run_within(command: &mut Command, limit: Duration) -> anyhow::Result<std::process::Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let pipes = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = pipes.spawn().with_context(|| format!("execute {name}"))?;
-    let deadline = Instant::now() + limit;
-    // What it prints fits its pipes: a message of three numbers, or a line of text.
-    while child.try_wait().with_context(|| format!("wait for {name}"))?.is_none() {
-        if Instant::now() > deadline {
-            child.kill().with_context(|| format!("kill {name}"))?;
-            child.wait().with_context(|| format!("wait for {name}"))?;
-            bail!("{name}: not finished within {} s", limit.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.wait_with_output().with_context(|| format!("read what {name} printed"))
 }
 
 #[cfg(test)]
@@ -270,10 +240,21 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_does_not_end_is_ended() {
-        let error = run_within(Command::new("sleep").arg("100"), Duration::from_millis(50)).unwrap_err();
-        assert!(error.to_string().contains("not finished"), "{error}");
-        let output = run_within(Command::new("echo").arg("x"), PATIENCE).unwrap();
-        assert_eq!(output.stdout, b"x\n");
+    fn a_panic_undoes_the_run_before_the_program_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let record = Record::new(
+            "p",
+            "0badcafe-0001",
+            ("/dunnage-test-none", "/dunnage-test-none/p"),
+            false,
+            Path::new("/none"),
+        );
+        let folder = Runs::lock(root.path()).unwrap().create(&record).unwrap();
+        let guard = Guard::new(root.path(), folder.clone(), record);
+        guard.undo_on_panic();
+        // As in a release build, where nothing is dropped.
+        std::mem::forget(guard);
+        std::thread::spawn(|| panic!("on purpose")).join().unwrap_err();
+        assert!(!folder.path().exists());
     }
 }

@@ -115,6 +115,26 @@ fn a_pod_has_an_address_of_its_own_or_the_hosts_network() {
 }
 
 #[test]
+fn a_volume_that_outgrows_its_limit_ends_the_pod() {
+    let world = World::new();
+    let line = "dd if=/dev/zero of=/v/x bs=1M count=2 2>/dev/null; while :; do sleep 1; done";
+    let spec = format!(
+        "  restartPolicy: Never\n  volumes: [{{name: v, emptyDir: {{sizeLimit: 1Mi}}}}]\n  containers: [{{name: c, \
+         image: 'rootfs:root', volumeMounts: [{{name: v, mountPath: /v}}], command: [/bin/sh, -c, {line:?}]}}]\n"
+    );
+    world.run(&spec).ended_with(137).says("more than its sizeLimit of 1048576, so the pod ends");
+}
+
+#[test]
+fn low_ports_and_pings_are_no_privilege_in_a_network_of_ones_own() {
+    let world = World::new();
+    let fields = "securityContext: {runAsUser: 1000, capabilities: {drop: [ALL]}},";
+    let line = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range; \
+                timeout 1 nc -l -p 80; echo $?";
+    assert_eq!(inside(&world, "", fields, line), "0\n0\t2147483647\n143");
+}
+
+#[test]
 fn a_host_port_leads_to_the_container() {
     use std::io::Read;
     let world = World::new();

@@ -107,7 +107,7 @@ fn xattr(path: &Path, name: &str) -> String {
     let mut value = Vec::with_capacity(64);
     match rustix::fs::lgetxattr(path, name, rustix::buffer::spare_capacity(&mut value)) {
         Ok(_) => String::from_utf8(value).unwrap(),
-        Err(rustix::io::Errno::NODATA) => String::new(),
+        Err(Errno::NODATA) => String::new(),
         Err(errno) => panic!("{name}: {errno}"),
     }
 }

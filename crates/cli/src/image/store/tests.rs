@@ -35,7 +35,7 @@ fn images_share_the_layers_they_have_in_common() {
         "WorkingDir": "/srv", "StopSignal": "SIGQUIT",
     });
     layout.image(&config, &[base.clone(), layer(&[("a", "1")])], &named("one"));
-    layout.image(&json!({}), &[base.clone(), layer(&[("b", "2")])], &named("two"));
+    layout.image(&json!({}), &[base, layer(&[("b", "2")])], &named("two"));
     let (dir, mut store) = store();
     let one = store.load("one", &from_layout(&layout, Some("one"))).unwrap();
     let archive = Reference::Archive { path: layout.archive(), tag: Some("two".to_owned()) };

@@ -206,6 +206,11 @@ fn host_ports_are_read_with_their_address() {
     let faults =
         faults(&with_container("      ports: [{containerPort: 80, hostPort: 8080, hostIP: localhost}]\n"));
     assert!(faults[0].contains("hostIP: `localhost` is no IP address"), "{faults:?}");
+    let other = self::faults(&format!(
+        "{}  hostNetwork: true\n",
+        with_container("      ports: [{containerPort: 80, hostPort: 8080}]\n")
+    ));
+    assert!(other[0].contains("with hostNetwork the host port is the container's port"), "{other:?}");
 }
 
 #[test]
