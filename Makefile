@@ -75,18 +75,21 @@ test: unit e2e ## unit and kernel tests of every crate, then the e2e suite (root
 
 .PHONY: unit
 unit: ## unit and kernel tests of every crate (root)
-	$(CARGO) nextest run --workspace --exclude dunnage-e2e --locked --no-tests=pass $(ARGS)
+	$(CARGO) nextest run --workspace --exclude dunnage-e2e --locked --no-fail-fast $(ARGS)
+	$(CARGO) nextest run -p dunnage-e2e --lib --locked
 	$(CARGO) test --doc --workspace --exclude dunnage-e2e --locked
 
 .PHONY: e2e
 e2e: ## e2e suite on this machine's containerd (root); RUNTIME=runc runs it on the reference shim
 	$(CARGO) build --locked $(PACKAGES)
-	$(CARGO) nextest run -p dunnage-e2e --locked --no-tests=pass $(ARGS)
+	$(CARGO) build --locked -p dunnage-e2e --bins
+	RUST_BACKTRACE=0 $(CARGO) nextest run -p dunnage-e2e --test e2e --locked --no-fail-fast $(ARGS)
 
 .PHONY: bench
 bench: ## measure dunnage beside other shims and the kernel's floor in one run (root)
 	$(CARGO) build --release --locked $(PACKAGES)
-	$(CARGO) run --release --locked -p dunnage-e2e --bin bench -- $(ARGS)
+	$(CARGO) build --release --locked -p dunnage-e2e --bins
+	RUST_BACKTRACE=0 $(RELEASE)/bench $(ARGS)
 
 .PHONY: clean
 clean: ## remove build products and caches

@@ -44,6 +44,15 @@ impl Bundle {
             fs::create_dir(&lower).context("make a root file system")?;
             image::unpack_probe(&lower)?;
         }
+        let spec = spec(args, &format!("{}/{id}", world.cgroup_parent()));
+        Self::with_spec(world, id, spec, lower)
+    }
+
+    /// A bundle of the given specification over the root file system `lower`.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn with_spec(world: &World, id: &str, spec: Value, lower: PathBuf) -> Result<Self> {
         // The place of containerd, so that a shim finds its siblings where it expects them.
         let dir = PathBuf::from("/run/containerd/io.containerd.runtime.v2.task").join(world.id()).join(id);
         fs::create_dir_all(dir.join("rootfs")).with_context(|| format!("make {}", dir.display()))?;
@@ -57,7 +66,6 @@ impl Bundle {
             .custom_flags(flags)
             .open(log)
             .context("open the log fifo")?;
-        let spec = spec(args, &format!("{}/{id}", world.cgroup_parent()));
         let bundle = Self { id: id.to_owned(), dir, spec, lower, log };
         bundle.write()?;
         Ok(bundle)
@@ -108,7 +116,7 @@ impl Bundle {
     pub async fn create(&self, world: &World, client: &TaskClient, stdio: [&str; 3]) -> Result<u32> {
         let rootfs = self.rootfs(world)?;
         Ok(client
-            .create(Create { id: &self.id, bundle: self.path(), rootfs, stdio, terminal: false })
+            .create(Create { id: &self.id, bundle: self.path(), rootfs, stdio, ..Default::default() })
             .await?)
     }
 

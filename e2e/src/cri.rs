@@ -295,7 +295,7 @@ pub fn pod(world: &World, name: &str) -> api::PodSandboxConfig {
         log_directory: log_dir(world).to_string_lossy().into_owned(),
         dns_config: Some(api::DnsConfig { servers: vec!["10.166.0.1".to_owned()], ..Default::default() }),
         linux: Some(api::LinuxPodSandboxConfig {
-            cgroup_parent: world.cgroup_parent(),
+            cgroup_parent: world.pod_parent(),
             security_context: Some(api::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespace_options),
                 seccomp: Some(api::SecurityProfile::default()),

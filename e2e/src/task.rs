@@ -61,6 +61,8 @@ pub struct Create<'a> {
     pub stdio: [&'a str; 3],
     /// Whether the process gets a terminal.
     pub terminal: bool,
+    /// The runtime's options.
+    pub options: Option<Any>,
 }
 
 /// What `Exec` needs to know.
@@ -136,6 +138,7 @@ impl TaskClient {
             stdin,
             stdout,
             stderr,
+            options: MessageField::from_option(create.options),
             ..Default::default()
         };
         Ok(self.ask::<_, api::CreateTaskResponse>("Create", request).await?.pid)

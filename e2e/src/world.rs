@@ -5,9 +5,13 @@
 //! leaves it on a node (propagation between host and container must work), and the loopback link is up. So
 //! sockets, network namespaces, bridges and mounts of the test never meet those of the machine, and vanish with
 //! it. Cgroups and processes belong to the machine: they are marked by the world's id in their cgroup path.
+//!
+//! `CGROUP_DRIVER=systemd` makes pods' cgroups units of the machine's systemd, which then stays reachable.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::env;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -86,9 +90,25 @@ impl World {
         self.inherited.contains(&mount)
     }
 
-    /// The parent cgroup for pods, in the form the kubelet passes.
+    /// The parent of cgroups that are directories.
     pub fn cgroup_parent(&self) -> String {
         format!("/{}", self.id)
+    }
+
+    /// The parent cgroup for pods, in the form the kubelet passes: a directory or a slice.
+    pub fn pod_parent(&self) -> String {
+        if has_systemd_driver() { format!("{}.slice", self.id) } else { self.cgroup_parent() }
+    }
+
+    /// Where the cgroup of a container of CRI lies in every hierarchy. A slice lies below those that its name
+    /// begins with, up to each dash (systemd.slice(5)).
+    pub fn container_cgroup(&self, id: &str) -> String {
+        if !has_systemd_driver() {
+            return format!("{}/{id}", self.cgroup_parent());
+        }
+        let dashes = self.id.match_indices('-').map(|(index, _)| index);
+        let slices = dashes.chain([self.id.len()]).map(|end| format!("/{}.slice", &self.id[..end]));
+        slices.collect::<String>() + &format!("/cri-containerd-{id}.scope")
     }
 
     /// The processes of this world: of the test itself only its children.
@@ -140,12 +160,24 @@ impl Drop for World {
     }
 }
 
+fn has_systemd_driver() -> bool {
+    env::var("CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
+}
+
+/// What of the machine's `/run` the world keeps: the way to systemd, if it is to be found.
+fn kept() -> Result<Vec<(&'static str, File)>> {
+    let paths: &[&str] = if has_systemd_driver() { &["/run/systemd", "/run/dbus"] } else { &[] };
+    let open = |path| Ok((path, File::open(path).with_context(|| format!("open {path}"))?));
+    paths.iter().copied().map(open).collect()
+}
+
 fn separate() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).context("unshare")?;
     let none: Option<&str> = None;
     // First cut off, then share anew: a root that is shared on the machine must not carry our mounts there.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make / private")?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("make / shared")?;
+    let kept = kept()?;
     for path in ["/run", "/var/lib/cni"] {
         fs::create_dir_all(path).with_context(|| format!("make {path}"))?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -153,6 +185,13 @@ fn separate() -> Result<()> {
             .with_context(|| format!("mount {path}"))?;
     }
     fs::create_dir("/run/lock").context("make /run/lock")?;
+    for (path, folder) in kept {
+        // By its descriptor, because the new file system lies over its name.
+        let source = format!("/proc/self/fd/{}", folder.as_raw_fd());
+        fs::create_dir(path).with_context(|| format!("make {path}"))?;
+        mount(Some(source.as_str()), path, none, MsFlags::MS_BIND, none)
+            .with_context(|| format!("bind {path}"))?;
+    }
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("start ip")?;
     ensure!(up.success(), "ip link set lo up: {up}");
     Ok(())

@@ -143,7 +143,7 @@ fn every_dependency_is_from_the_registry_and_under_an_allowed_licence() {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("e2e lies in the workspace").to_owned()
 }
 
 fn shown(path: &Path) -> String {
@@ -157,8 +157,8 @@ fn read(path: &Path) -> String {
 /// Name and folder of each crate.
 fn crates() -> Vec<(String, PathBuf)> {
     let mut crates: Vec<_> = fs::read_dir(root().join("crates"))
-        .unwrap()
-        .map(|entry| entry.unwrap())
+        .expect("the workspace has crates")
+        .flatten()
         .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
         .filter(|(_, dir)| dir.join("Cargo.toml").exists())
         .collect();

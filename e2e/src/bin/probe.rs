@@ -52,7 +52,7 @@ fn run(words: &[&str]) -> io::Result<ExitCode> {
         ["print-error", bytes] => print(&mut io::stderr().lock(), number(bytes)?)?,
         ["serve", port] => serve(number(port)?)?,
         ["connect", address] => connect(address)?,
-        ["ignore-term"] => _ = wait_for_term(Some(Duration::MAX))?,
+        ["ignore-term"] => wait_for_term(Some(Duration::MAX))?,
         ["on-term", code] => {
             wait_for_term(None)?;
             return Ok(ExitCode::from(number::<u8>(code)?));

@@ -205,7 +205,7 @@ async fn update(node: &Cluster, id: &str, memory: i64) -> Result<()> {
 }
 
 fn dir(node: &Cluster, hierarchy: &Hierarchy, id: &str) -> PathBuf {
-    hierarchy.dir(&format!("{}/{id}", node.world.cgroup_parent()))
+    hierarchy.dir(&node.world.container_cgroup(id))
 }
 
 fn counter(file: &std::path::Path, name: &str) -> Option<u64> {

@@ -14,6 +14,7 @@ mod rig;
 mod safety;
 mod walls;
 
+#[expect(clippy::print_stdout, reason = "a test that stands aside says so")]
 /// Whether to go on with a test of what the reference shim does not do; says `why` when not.
 fn only_dunnage(why: &str) -> bool {
     let dunnage = dunnage_e2e::programs::Runtime::under_test().is_dunnage();

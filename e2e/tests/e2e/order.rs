@@ -400,7 +400,14 @@ async fn a_terminal_can_be_resized_and_carries_both_streams() -> Result<()> {
     let path = stdin.to_string_lossy().into_owned();
     let rootfs = bundle.rootfs(&bench.world)?;
     let stdio = [&*path, stdout.path(), ""];
-    let create = dunnage_e2e::task::Create { id: "c", bundle: bundle.path(), rootfs, stdio, terminal: true };
+    let create = dunnage_e2e::task::Create {
+        id: "c",
+        bundle: bundle.path(),
+        rootfs,
+        stdio,
+        terminal: true,
+        options: None,
+    };
     client.create(create).await?;
     client.start("c", "").await?;
     client.resize("c", "", 91, 37).await?;

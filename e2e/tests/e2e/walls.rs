@@ -19,7 +19,7 @@ async fn the_machine_sees_the_process_and_inside_it_is_the_first_of_its_own() ->
     let pid = node.cri.pid(&id).await?;
     let outside = Process::read(pid).context("the machine does not see the process")?;
     ensure!(outside.name == "sleep", "{outside:?}");
-    ensure!(node.cri.exec_ok(&id, &["cat", "/proc/1/cmdline"]).await? == "sleep\01000\0");
+    ensure!(node.cri.exec_ok(&id, &["cat", "/proc/1/cmdline"]).await? == "sleep\x001000\x00");
     let inside = node.cri.show(&id).await?;
     let seen: Vec<i64> = serde_json::from_value(inside["processes"].clone())?;
     ensure!(seen.contains(&1) && seen.len() == 2, "it sees others: {seen:?}");
@@ -248,7 +248,7 @@ async fn the_cgroup_is_where_the_kubelet_asked_in_every_hierarchy() -> Result<()
     let node = Cluster::new().await?;
     let (pod, id) = node.sleeper("c").await?;
     let process = Process::read(node.cri.pid(&id).await?).context("no process")?;
-    let expected = format!("{}/{id}", node.world.cgroup_parent());
+    let expected = node.world.container_cgroup(&id);
     for line in &process.cgroups {
         let path = line.splitn(3, ':').nth(2).unwrap_or_default();
         ensure!(path == expected, "{line}, not {expected}");

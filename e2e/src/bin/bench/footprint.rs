@@ -1,0 +1,42 @@
+//! What a shim weighs while a pod with one container runs.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::Course;
+use crate::peer::Peer;
+use crate::rounds::Host;
+
+/// The weight of one shim.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Footprint {
+    /// Memory that is the process's alone, in KiB.
+    pub(crate) private: u64,
+    /// Memory with its share of what others use too, in KiB.
+    pub(crate) proportional: u64,
+    /// Threads.
+    pub(crate) threads: usize,
+}
+
+/// Weighs the shim of a pod with one sleeping container, after an exec and a moment of rest.
+pub(crate) async fn of_a_pod(course: &Course, peer: &Peer) -> Result<Footprint> {
+    let host = Host::start(course, peer).await?;
+    host.exec("warm").await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let shim = host.shim().await?;
+    let rollup =
+        fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).context("read the shim's memory")?;
+    let kib = |name: &str| -> u64 {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+    };
+    let footprint = Footprint {
+        private: kib("Private_Clean") + kib("Private_Dirty"),
+        proportional: kib("Pss"),
+        threads: fs::read_dir(format!("/proc/{shim}/task"))?.count(),
+    };
+    host.end(course).await?;
+    Ok(footprint)
+}
