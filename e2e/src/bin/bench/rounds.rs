@@ -79,7 +79,7 @@ async fn leave(client: &TaskClient, shim: &Shim, id: &str) -> Result<()> {
     let start = Instant::now();
     // The runtime's own timers tick in milliseconds, which is as long as a good shim takes to leave.
     while UnixStream::connect(path).is_ok() {
-        ensure!(start.elapsed() < wait::LIMIT, "the shim stays");
+        ensure!(start.elapsed() < wait::limit(), "the shim stays");
         std::thread::sleep(Duration::from_micros(50));
     }
     Ok(())
