@@ -4,7 +4,6 @@
 //! ROOT/pods/.lock          held while a run is set up or a dead one is undone
 //! ROOT/pods/1b4e28ba/      one run
 //!   run.json               who owns it, and what it may have made outside this directory
-//!   shim.json              the shim, once it serves
 //!   bundles/ID/            config.json and rootfs, as a shim gets them
 //!   layers/N/              unpacked layers, shared by the containers
 //!   upper/ID/              a container's own layer
@@ -208,15 +207,6 @@ impl Folder {
         self.path.join("netns")
     }
 
-    /// Notes the shim's process, so that it can be ended without its help.
-    pub(crate) fn note_shim(&self, pid: u32) -> anyhow::Result<()> {
-        Process::of(pid).map_or(Ok(()), |process| self.write("shim.json", &process))
-    }
-
-    pub(crate) fn shim(&self) -> Option<Process> {
-        self.read("shim.json")
-    }
-
     fn write(&self, name: &str, value: &impl Serialize) -> anyhow::Result<()> {
         let path = self.path.join(name);
         let text = serde_json::to_vec(value).with_context(|| format!("encode {}", path.display()))?;
@@ -275,8 +265,6 @@ mod tests {
         assert_eq!(listed, [(folder.clone(), Some(record()))]);
         assert!(record().owner_lives());
         assert_eq!(folder.bundles(), ["c1"]);
-        folder.note_shim(std::process::id()).unwrap();
-        assert_eq!(folder.shim(), Some(Process::own()));
         assert!(runs.create(&record()).is_err());
         std::fs::write(folder.join("run.json"), "{\"version\": 2}").unwrap();
         assert!(runs.list().unwrap().is_empty(), "it is another version's");

@@ -76,7 +76,6 @@ impl Start<'_> {
         let task = connect(&answer).await?;
         let connect = ConnectRequest { id: id.to_owned() };
         let shim_pid = task.connect(&connect).await.context("greet the shim")?.shim_pid;
-        self.folder.note_shim(shim_pid)?;
         let create = CreateTaskRequest {
             id: id.to_owned(),
             bundle: bundle.to_string_lossy().into_owned(),

@@ -1,10 +1,12 @@
 //! Undoing a run, wherever it had got to: the one way out for success, failure, panic and the next run after a
 //! kill -9.
 //!
-//! The order is the reverse of making: the shim takes its containers down, then whatever it could not take
-//! down is ended by cgroup, then network, mounts and files go. Every step may find its work done already, and
-//! a step that fails does not keep the later ones from being tried.
+//! The order is the reverse of making: the shim ends, its `delete` takes down what its containers have left,
+//! whoever is still in the pod's cgroup is killed, then network, mounts and files go. Every step may find its
+//! work done already, and a step that fails does not keep the later ones from being tried.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use anyhow::{Context, bail};
 use dunnage_cgroup::{Cgroup, Layout, Removal};
 use dunnage_spec::resources::CgroupPath;
 use dunnage_sys::pidfd::{self, Pid, Signal};
-use dunnage_sys::{Errno, classic_mount, tree};
+use dunnage_sys::{classic_mount, tree};
 
 use super::folder::{Folder, Process, Record, Runs};
 use super::{network, shim};
@@ -106,10 +108,11 @@ fn undo(_locked: &Runs, folder: &Folder, record: Option<&Record>) -> anyhow::Res
         }
     };
     if let Some(record) = record {
+        // First, so that nothing is made while the rest is taken down; `delete` is for containers of a dead shim.
+        attempt(end_shim(folder));
         for id in folder.bundles() {
             attempt(shim::delete(&record.shim, folder, &id, DELETE_LIMIT));
         }
-        attempt(end_shim(folder.shim()));
         attempt(remove_cgroups(record));
         if record.network {
             attempt(network::detach(&record.uid, folder));
@@ -124,20 +127,38 @@ fn undo(_locked: &Runs, folder: &Folder, record: Option<&Record>) -> anyhow::Res
     bail!("left behind by pod {}: {}", record.map_or("?", |record| &record.pod), failures.join("; "));
 }
 
-/// Waits for the shim to end by itself, which it does after its last container, and then makes it.
-fn end_shim(shim: Option<Process>) -> anyhow::Result<()> {
-    let Some(shim) = shim.filter(Process::lives) else { return Ok(()) };
-    let number = i32::try_from(shim.pid).ok().and_then(Pid::from_raw);
-    let Some(Ok(pidfd)) = number.map(pidfd::open) else { return Ok(()) };
+/// Ends every process of the shim: one that serves, and one that is only being started, which would serve later.
+/// Each has a path on its command line that only this run has. A child that was forked between the look and
+/// the kill has the same command line, so looking goes on until there is none.
+fn end_shim(folder: &Folder) -> anyhow::Result<()> {
+    let address = folder.daemon_socket();
+    wait_until(|| {
+        let found = processes_with(address.as_os_str());
+        found.iter().for_each(kill);
+        found.is_empty()
+    })
+    .with_context(|| format!("end the shim with -address {}", address.display()))
+}
+
+fn kill(process: &Process) {
+    let number = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+    let Some(Ok(pidfd)) = number.map(pidfd::open) else { return };
     // Looked at again now that the number cannot be used anew.
-    if !shim.lives() {
-        return Ok(());
+    if process.lives() {
+        // One that has ended meanwhile is not found any more.
+        let _ = pidfd::send_signal(&pidfd, Signal::KILL);
     }
-    match pidfd::send_signal(&pidfd, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => {}
-        Err(errno) => bail!("kill the shim {}: {errno}", shim.pid),
-    }
-    wait_until(|| !shim.lives()).with_context(|| format!("wait for the shim {} to end", shim.pid))
+}
+
+/// Processes that have `word` as a word of their command line.
+fn processes_with(word: &OsStr) -> Vec<Process> {
+    let Ok(list) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let process = |entry: std::fs::DirEntry| {
+        let process = Process::of(entry.file_name().to_str()?.parse().ok()?)?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        line.split(|b| *b == 0).any(|part| part == word.as_bytes()).then_some(process)
+    };
+    list.flatten().filter_map(process).collect()
 }
 
 fn remove_cgroups(record: &Record) -> anyhow::Result<()> {
