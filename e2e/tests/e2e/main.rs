@@ -7,6 +7,7 @@
 mod ctr;
 mod files;
 mod limits;
+mod machine;
 mod order;
 mod pod;
 mod refusals;
