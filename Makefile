@@ -15,6 +15,9 @@ PACKAGES := -p dunnage-shim -p dunnage-cli
 CARGO ?= cargo
 # Pass arguments on: make e2e ARGS='-E "test(exec)"', make bench ARGS='--rounds 200', make run ARGS='--help'.
 ARGS ?=
+# Of make e2e-vm and vm-shell: a file in e2e/vm/configs, and which tests.
+CONFIG ?= trixie-v2
+TEST ?=
 
 .PHONY: help
 help: ## list these words
@@ -84,6 +87,19 @@ e2e: ## e2e suite on this machine's containerd (root); RUNTIME=runc runs it on t
 	$(CARGO) build --locked $(PACKAGES)
 	$(CARGO) build --locked -p dunnage-e2e --bins
 	RUST_BACKTRACE=0 $(CARGO) nextest run -p dunnage-e2e --test e2e --locked --no-fail-fast $(ARGS)
+
+.PHONY: e2e-vm
+e2e-vm: ## e2e suite in a virtual machine; CONFIG=trixie-v2|trixie-v2-systemd|bookworm-v2|bookworm-v1 TEST=regex
+	e2e/vm/run '$(CONFIG)' '$(TEST)'
+
+.PHONY: vm-quick
+vm-quick: ## seven tests on cgroup v2 with AppArmor in a virtual machine, as in make test
+	@if command -v qemu-system-x86_64 mmdebstrap >/dev/null; then e2e/vm/run trixie-v2 @quick; \
+	else echo "test: NOTE nothing seen on cgroup v2: 'apt-get install qemu-system-x86 mmdebstrap busybox-static binutils'"; fi
+
+.PHONY: vm-shell
+vm-shell: ## root shell in the virtual machine of CONFIG, with dunnage's programs in /payload/bin
+	e2e/vm/run --shell '$(CONFIG)'
 
 .PHONY: bench
 bench: ## measure dunnage beside other shims and the kernel's floor in one run (root)
