@@ -94,7 +94,7 @@ e2e-vm: ## e2e suite in a virtual machine; CONFIG=trixie-v2|trixie-v2-systemd|bo
 
 .PHONY: vm-quick
 vm-quick: ## seven tests on cgroup v2 with AppArmor in a virtual machine, as in make test
-	@if command -v qemu-system-x86_64 mmdebstrap >/dev/null; then e2e/vm/run trixie-v2 @quick; \
+	@if command -v qemu-system-x86_64 >/dev/null && command -v mmdebstrap >/dev/null; then e2e/vm/run trixie-v2 @quick; \
 	else echo "test: NOTE nothing seen on cgroup v2: 'apt-get install qemu-system-x86 mmdebstrap busybox-static binutils'"; fi
 
 .PHONY: vm-shell
