@@ -73,7 +73,8 @@ impl Reference {
 
     /// A plain path is what it looks like.
     fn by_shape(image: &str, folder: &Path) -> Result<Self, ReferenceError> {
-        let is_path = image.starts_with(['/', '.']) || folder.join(image).exists();
+        let archive = image.split(':').next().is_some_and(|path| path.ends_with(".tar"));
+        let is_path = image.starts_with(['/', '.']) || archive || folder.join(image).exists();
         if !is_path {
             return Err(ReferenceError::Registry(image.to_owned()));
         }
@@ -168,7 +169,7 @@ mod tests {
     fn a_source_that_is_not_there_is_named_with_its_path() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("plain")).unwrap();
-        for image in ["oci:none", "oci-archive:none.tar", "rootfs:none", "./none", "oci:plain"] {
+        for image in ["oci:none", "oci-archive:none.tar", "rootfs:none", "./none", "oci:plain", "none.tar:v1"] {
             let error = Reference::resolve(image, folder.path()).unwrap_err().to_string();
             assert!(error.starts_with(folder.path().to_str().unwrap()), "{image}: {error}");
         }
