@@ -155,6 +155,14 @@ impl Fifo {
     /// When the path is taken.
     pub fn open(path: &Path) -> Result<Self> {
         mkfifo(path, Mode::S_IRWXU).with_context(|| format!("make {}", path.display()))?;
+        Self::open_existing(path)
+    }
+
+    /// Opens the reading end of a fifo that is there.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn open_existing(path: &Path) -> Result<Self> {
         let receiver = pipe::OpenOptions::new().open_receiver(path).context("open a fifo")?;
         Ok(Self { path: path.to_owned(), receiver })
     }

@@ -348,6 +348,36 @@ async fn what_was_written_just_before_the_end_is_not_lost() -> Result<()> {
 }
 
 #[tokio::test]
+async fn output_waits_for_a_reader_that_comes_late() -> Result<()> {
+    // containerd's clients open their ends in the background: a quick process can be over before.
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sh", "-c", "echo out; echo err >&2"]).await?;
+    let paths = ["stdout", "stderr"].map(|name| bench.world.dir().join(name));
+    for path in &paths {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU)?;
+    }
+    let life = async {
+        let [stdout, stderr] = paths.each_ref().map(|path| path.to_string_lossy());
+        bundle.create(&bench.world, &client, ["", &stdout, &stderr]).await?;
+        client.start("c", "").await?;
+        client.wait("c", "").await?;
+        client.delete("c", "").await?;
+        anyhow::Ok(())
+    };
+    let reader = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let [stdout, stderr] = paths.each_ref().map(|path| Fifo::open_existing(path));
+        let (stdout, stderr) = tokio::join!(stdout?.read_to_end(), stderr?.read_to_end());
+        anyhow::Ok((stdout?, stderr?))
+    };
+    let (life, read) = tokio::join!(life, reader);
+    life?;
+    ensure!(read? == ("out\n".to_owned(), "err\n".to_owned()));
+    bench.dispose(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
 async fn a_reader_that_stops_stalls_only_the_writer() -> Result<()> {
     let bench = Bench::new().await?;
     let (bundle, client) = bench.task("c", &["probe", "print", "10000000"]).await?;
