@@ -32,8 +32,9 @@ pub(crate) enum PodCommand {
     /// Run the Pod of a manifest to its end, without containerd.
     ///
     /// The first Ctrl-C or SIGTERM stops the containers and leaves them their grace period, the second kills
-    /// them. The exit code is 0 when all containers succeed, else that of the first to fail; 128+n when signal n
-    /// stopped the run.
+    /// them. The exit code is 0 when all containers succeed, else that of the first to fail; 128+n when
+    /// signal n stopped the run. A run that is itself killed by SIGKILL leaves its pod running; `dunnage pod
+    /// clean`, or the next run, removes it.
     Run {
         /// A Kubernetes v1 Pod in YAML.
         manifest: PathBuf,

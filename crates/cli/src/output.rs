@@ -1,10 +1,11 @@
 //! Everything that is printed: logs of containers to the stream they came from, all else to standard error.
 //!
-//! Owns colour (only on a terminal, and never with NO_COLOR, no-color.org) and the columns.
-#![expect(clippy::print_stderr, clippy::print_stdout, reason = "this is where the program prints")]
+//! Owns colour (only on a terminal, and never with NO_COLOR, no-color.org) and the columns. A stream that
+//! nobody reads any more is no reason to end a pod, so what cannot be written is dropped; the macros of `std`
+//! would panic.
 
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -48,22 +49,22 @@ impl Console {
 
     /// One line of what is going on.
     pub(crate) fn say(&self, text: impl Display) {
-        eprintln!("{text}");
+        line_to_stderr(text);
     }
 
     /// One line about one thing: a container by its name, or a word such as `network`.
     pub(crate) fn tell(&self, about: &str, text: impl Display) {
         let padding = self.width.saturating_sub(about.len());
-        eprintln!("  {}{:padding$}  {text}", self.painted(about, self.colour_err), "");
+        let name = self.painted(about, self.colour_err);
+        line_to_stderr(format_args!("  {name}{:padding$}  {text}", ""));
     }
 
     /// What follows under the line before.
     pub(crate) fn add(&self, text: impl Display) {
-        eprintln!("  {:width$}  {text}", "", width = self.width);
+        line_to_stderr(format_args!("  {:width$}  {text}", "", width = self.width));
     }
 
-    /// Bytes a container printed: whole lines, or a piece of one. A stream that nobody reads any more is no
-    /// reason to end the pod.
+    /// Bytes a container printed: whole lines, or a piece of one.
     pub(crate) async fn log(&self, name: &str, stream: Stream, bytes: &[u8]) {
         let text = |colour| prefixed(&self.prefix(name, colour), bytes);
         let _ = match stream {
@@ -109,22 +110,26 @@ fn prefixed(prefix: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// A result, to standard output.
 pub(crate) fn data(text: impl Display) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A failure that ends the program.
 pub(crate) fn fail(text: impl Display) {
-    eprintln!("dunnage: {text}");
+    line_to_stderr(format_args!("dunnage: {text}"));
 }
 
 /// Something that went wrong beside what was asked for.
 pub(crate) fn warn(text: impl Display) {
-    eprintln!("dunnage: warning: {text}");
+    line_to_stderr(format_args!("dunnage: warning: {text}"));
 }
 
 /// Something worth knowing.
 pub(crate) fn note(text: impl Display) {
-    eprintln!("dunnage: {text}");
+    line_to_stderr(format_args!("dunnage: {text}"));
+}
+
+fn line_to_stderr(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// A time as people read it.

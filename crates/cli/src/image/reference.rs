@@ -169,7 +169,8 @@ mod tests {
     fn a_source_that_is_not_there_is_named_with_its_path() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("plain")).unwrap();
-        for image in ["oci:none", "oci-archive:none.tar", "rootfs:none", "./none", "oci:plain", "none.tar:v1"] {
+        for image in ["oci:none", "oci-archive:none.tar", "rootfs:none", "./none", "oci:plain", "none.tar:v1"]
+        {
             let error = Reference::resolve(image, folder.path()).unwrap_err().to_string();
             assert!(error.starts_with(folder.path().to_str().unwrap()), "{image}: {error}");
         }

@@ -142,8 +142,8 @@ impl Runs {
         Ok(folder)
     }
 
-    /// Every run there is, with its record. One without a record was cut short before it made anything else; one
-    /// whose record cannot be read was made by another version of this program and is passed over.
+    /// Every run there is, with its record. One without a record was cut short before it made anything else;
+    /// one whose record cannot be read was made by another version of this program and is passed over.
     ///
     /// # Errors
     /// The directory cannot be listed.

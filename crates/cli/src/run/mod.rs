@@ -1,8 +1,8 @@
 //! `dunnage pod run`: a Pod manifest run on this machine without containerd, by playing containerd to the shim.
 //!
 //! ```text
-//! manifest ─▶ images ─▶ network, cgroup, files, volumes ─▶ sandbox ─▶ init containers ─▶ containers ─▶ undo
-//!             (unpacked)                                   (the shim)   one by one        together
+//! manifest ─▶ images ─▶ cgroup, network, files, volumes ─▶ sandbox ─▶ init containers ─▶ containers ─▶ undo
+//!            unpacked                                     the shim       one by one       together
 //! ```
 //!
 //! Owns the order, the run's directory and that nothing outlives the run: everything that is made lies in one
@@ -41,6 +41,7 @@ use self::folder::{Record, Runs};
 use self::images::Images;
 use self::network::Place;
 use self::pod::Pod;
+use self::sandbox::Sandbox;
 use self::stop::{Listener, Stop};
 use self::teardown::Guard;
 use crate::bundle::{self, Machine, PodFiles, PodFrame, SandboxBundle};
@@ -205,16 +206,7 @@ impl Run<'_> {
             hostname: &hostname,
             machine,
         };
-        let program = std::env::current_exe().context("find this program")?;
-        let bundle = SandboxBundle {
-            frame: &frame,
-            program: &program,
-            resolv_conf: &files.resolv_conf,
-            shm: &files.shm,
-        };
-        let start = sandbox::Start { bundle, folder, shim: &record.shim, debug: self.options.debug };
-        let sandbox = start.run(&sandbox_id, self.halt).await?;
-        self.console.tell("sandbox", sandbox.describe());
+        let sandbox = self.start_sandbox(&frame, &files).await?;
         Ok(Rc::new(Pod {
             uid: record.uid.clone(),
             class,
@@ -238,6 +230,20 @@ impl Run<'_> {
             halt: Rc::clone(self.halt),
             spec,
         }))
+    }
+
+    async fn start_sandbox(self, frame: &PodFrame<'_>, files: &PodFiles) -> anyhow::Result<Sandbox> {
+        let program = std::env::current_exe().context("find this program")?;
+        let (resolv_conf, shm) = (&files.resolv_conf, &files.shm);
+        let start = sandbox::Start {
+            bundle: SandboxBundle { frame, program: &program, resolv_conf, shm },
+            folder: &self.guard.folder,
+            shim: &self.guard.record.shim,
+            debug: self.options.debug,
+        };
+        let sandbox = start.run(frame.sandbox_id, self.halt).await?;
+        self.console.tell("sandbox", sandbox.describe());
+        Ok(sandbox)
     }
 
     /// Under the lock of all runs: another one that ends removes the levels above when they are empty.

@@ -1,5 +1,5 @@
-//! `sizeLimit` of volumes on disk: measured from time to time, as the kubelet does, and the pod ends when one is
-//! exceeded. (A tmpfs has its limit from the kernel.)
+//! `sizeLimit` of volumes on disk: measured from time to time, as the kubelet does, and the pod ends when one
+//! is exceeded. (A tmpfs has its limit from the kernel.)
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
 //! The wish to end, from signals: first politely, then at once.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -34,15 +37,21 @@ impl Drop for Listener {
 }
 
 impl Listener {
-    /// Takes over SIGINT and SIGTERM: the first of either asks, the second insists.
+    /// Takes over the signals that would end this program: the first asks, the second insists. `number` is set
+    /// to that of the first.
     ///
     /// # Errors
     /// A handler could not be installed.
-    pub(crate) fn install(number: std::rc::Rc<std::cell::Cell<Option<i32>>>) -> anyhow::Result<Self> {
+    pub(crate) fn install(number: Rc<Cell<Option<i32>>>) -> anyhow::Result<Self> {
         let catch = |kind: SignalKind| signal(kind).context("install a signal handler");
-        let (interrupt, terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+        let signals = Signals {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            hangup: catch(SignalKind::hangup())?,
+            quit: catch(SignalKind::quit())?,
+        };
         let (wish, _) = watch::channel(Stop::No);
-        let task = tokio::task::spawn_local(listen(interrupt, terminate, wish.clone(), number));
+        let task = tokio::task::spawn_local(listen(signals, wish.clone(), number));
         Ok(Self { wish, task: task.abort_handle() })
     }
 
@@ -64,17 +73,28 @@ fn raise(sender: &watch::Sender<Stop>, wish: Stop) {
     });
 }
 
-async fn listen(
-    mut interrupt: Signal,
-    mut terminate: Signal,
-    wish: watch::Sender<Stop>,
-    number: std::rc::Rc<std::cell::Cell<Option<i32>>>,
-) {
+/// What people and service managers end a program with, and what a closed terminal sends.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.hangup.recv() => SignalKind::hangup(),
+            _ = self.quit.recv() => SignalKind::quit(),
+        }
+    }
+}
+
+async fn listen(mut signals: Signals, wish: watch::Sender<Stop>, number: Rc<Cell<Option<i32>>>) {
     loop {
-        let kind = tokio::select! {
-            _ = interrupt.recv() => SignalKind::interrupt(),
-            _ = terminate.recv() => SignalKind::terminate(),
-        };
+        let kind = signals.next().await;
         if number.get().is_none() {
             number.set(Some(kind.as_raw_value()));
         }

@@ -41,12 +41,12 @@ impl Guard {
 
     /// Undoes the run before a panic ends the program: release builds abort, so nothing is dropped.
     pub(crate) fn undo_on_panic(&self) {
-        let (root, folder, record) = (self.root.clone(), self.folder.clone(), self.record.clone());
+        let (folder, record) = (self.folder.clone(), self.record.clone());
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             before(panic);
-            let undone = Runs::lock(&root).and_then(|runs| undo(&runs, &folder, Some(&record)));
-            if let Err(error) = undone {
+            // Without the lock, which the thread that panics may hold.
+            if let Err(error) = undo(&folder, Some(&record)) {
                 crate::output::warn(format_args!("{error:#}"));
             }
         }));
@@ -62,8 +62,8 @@ impl Guard {
 
     fn undo_once(&mut self) -> anyhow::Result<()> {
         self.done = true;
-        let runs = Runs::lock(&self.root)?;
-        undo(&runs, &self.folder, Some(&self.record))
+        let _locked = Runs::lock(&self.root)?;
+        undo(&self.folder, Some(&self.record))
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn sweep(runs: &Runs) -> anyhow::Result<Vec<String>> {
         if record.as_ref().is_some_and(Record::owner_lives) {
             continue;
         }
-        match undo(runs, &folder, record.as_ref()) {
+        match undo(&folder, record.as_ref()) {
             Ok(()) => {
                 swept.push(record.map_or_else(|| folder.path().display().to_string(), |record| record.pod));
             }
@@ -98,9 +98,9 @@ pub(crate) fn sweep(runs: &Runs) -> anyhow::Result<Vec<String>> {
     if failures.is_empty() { Ok(swept) } else { bail!(failures.join("; ")) }
 }
 
-/// Undoes one run. Without a record nothing was made outside its directory. The lock on all runs is held,
-/// because directories that runs share are removed when they are empty.
-fn undo(_locked: &Runs, folder: &Folder, record: Option<&Record>) -> anyhow::Result<()> {
+/// Undoes one run. Without a record nothing was made outside its directory. The lock on all runs should be
+/// held: directories that runs share are removed when they are empty, which another may be about to fill.
+fn undo(folder: &Folder, record: Option<&Record>) -> anyhow::Result<()> {
     let mut failures = Vec::new();
     let mut attempt = |step: anyhow::Result<()>| {
         if let Err(error) = step {
@@ -108,7 +108,8 @@ fn undo(_locked: &Runs, folder: &Folder, record: Option<&Record>) -> anyhow::Res
         }
     };
     if let Some(record) = record {
-        // First, so that nothing is made while the rest is taken down; `delete` is for containers of a dead shim.
+        // First, so that nothing is made while the rest is taken down; `delete` is for what a dead shim has
+        // left.
         attempt(end_shim(folder));
         for id in folder.bundles() {
             attempt(shim::delete(&record.shim, folder, &id, DELETE_LIMIT));
@@ -127,7 +128,7 @@ fn undo(_locked: &Runs, folder: &Folder, record: Option<&Record>) -> anyhow::Res
     bail!("left behind by pod {}: {}", record.map_or("?", |record| &record.pod), failures.join("; "));
 }
 
-/// Ends every process of the shim: one that serves, and one that is only being started, which would serve later.
+/// Ends every process of the shim: one that serves, and one that is only being started and would serve later.
 /// Each has a path on its command line that only this run has. A child that was forked between the look and
 /// the kill has the same command line, so looking goes on until there is none.
 fn end_shim(folder: &Folder) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ fn deaf(grace: u32) -> String {
 #[test]
 fn the_first_signal_asks_and_the_run_has_its_code() {
     let world = World::new();
-    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+    for (signal, code) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
         let run = world.start(&polite(60), "c | ready");
         run.signal(signal);
         // Asked, ended, and not run again.
@@ -113,5 +113,25 @@ fn a_pod_without_its_sandbox_ends() {
     let pid = said.split("sandbox  pid ").nth(1).unwrap().split(',').next().unwrap();
     assert!(std::process::Command::new("kill").args(["-9", pid]).status().unwrap().success());
     run.end().ended_with(137).says("the sandbox has ended");
+    world.census();
+}
+
+#[test]
+fn a_run_whose_output_nobody_reads_goes_on_to_its_end() {
+    use std::io::Read;
+    let world = World::new();
+    let marker = world.path("marker");
+    let pod = format!("  volumes: [{{name: h, hostPath: {{path: {}}}}}]\n", marker.display());
+    let line = "for i in 1 2 3 4 5; do echo $i; echo $i >&2; sleep 0.1; done; touch /v/done";
+    let spec = format!(
+        "  restartPolicy: Never\n{pod}  containers: [{{name: c, image: 'rootfs:root', volumeMounts: [{{name: h, \
+         mountPath: /v}}], command: [/bin/sh, -c, {line:?}]}}]\n"
+    );
+    let mut child = world.piped(&spec);
+    let mut first = [0];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    drop(child.stderr.take());
+    assert!(child.wait().unwrap().success());
+    assert!(marker.join("done").exists());
     world.census();
 }

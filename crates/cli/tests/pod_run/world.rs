@@ -90,6 +90,12 @@ impl World {
         started
     }
 
+    /// Starts a pod with its output in pipes.
+    pub(crate) fn piped(&self, spec: &str) -> Child {
+        let mut command = self.run_command(&self.manifest(spec), &shim());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// Requires that no process, mount, cgroup or file of this world's runs is there.
     pub(crate) fn census(&self) {
         let root = self.root().display().to_string();
