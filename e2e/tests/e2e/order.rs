@@ -365,7 +365,7 @@ async fn output_waits_for_a_reader_that_comes_late() -> Result<()> {
         anyhow::Ok(())
     };
     let reader = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500) * wait::patience()).await;
         let [stdout, stderr] = paths.each_ref().map(|path| Fifo::open_existing(path));
         let (stdout, stderr) = tokio::join!(stdout?.read_to_end(), stderr?.read_to_end());
         anyhow::Ok((stdout?, stderr?))
@@ -521,7 +521,7 @@ async fn a_caller_that_hangs_up_in_the_middle_of_create_leaves_a_whole_task_or_n
         let client = TaskClient::connect(&shim.address, shim.version).await?;
         if answered.is_err() {
             // The work goes on without its caller: a moment later the task is there or was refused.
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_millis(500) * wait::patience()).await;
         }
         match client.state(&id, "").await {
             Ok(state) => {
