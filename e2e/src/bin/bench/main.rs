@@ -110,7 +110,7 @@ async fn measured(
     let mut hosts = Vec::new();
     if measure == "exec" {
         for peer in peers {
-            hosts.push(rounds::Host::start(course, peer).await.with_context(|| peer.name)?);
+            hosts.push(rounds::Host::start(course, peer, "host").await.with_context(|| peer.name)?);
         }
     }
     // The first round of each warms caches and is not counted.

@@ -198,8 +198,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) async fn start(course: &Course, peer: &Peer) -> Result<Self> {
-        let id = format!("host-{}", peer.name);
+    pub(crate) async fn start(course: &Course, peer: &Peer, name: &str) -> Result<Self> {
+        let id = format!("{name}-{}", peer.name);
         let pod = Pod::start(course, peer, &id).await?;
         let (stage, client) = pod.member(course, peer, &format!("{id}-c"), &["sleep", "100000"]).await?;
         Ok(Self { pod, stage, client, launch: peer.launch(&course.world) })
