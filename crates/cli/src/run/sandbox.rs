@@ -15,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::AbortHandle;
 
-use super::folder::Folder;
+use super::folder::{Folder, Process};
 use super::shim::{self, Answer};
 use super::stop::{Listener, Stop};
 use crate::bundle::SandboxBundle;
@@ -24,6 +24,7 @@ use crate::output;
 const SIGKILL: u32 = 9;
 /// For a shim to end after its last container.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+const SHUTDOWN_PAUSE: Duration = Duration::from_millis(2);
 
 /// A running sandbox.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ pub(super) struct Sandbox {
     pub(super) pid: u32,
     pub(super) task: TaskClient,
     pub(super) shim_version: i32,
-    shim_pid: u32,
+    shim: Option<Process>,
     took: Duration,
     /// Set when its end is wanted.
     ending: Rc<Cell<bool>>,
@@ -75,7 +76,7 @@ impl Start<'_> {
         let answer = shim::start(self.shim, self.folder, id, self.debug).await?;
         let task = connect(&answer).await?;
         let connect = ConnectRequest { id: id.to_owned() };
-        let shim_pid = task.connect(&connect).await.context("greet the shim")?.shim_pid;
+        let shim = Process::of(task.connect(&connect).await.context("greet the shim")?.shim_pid);
         let create = CreateTaskRequest {
             id: id.to_owned(),
             bundle: bundle.to_string_lossy().into_owned(),
@@ -92,7 +93,7 @@ impl Start<'_> {
             pid,
             task,
             shim_version: answer.version,
-            shim_pid,
+            shim,
             took: asked.elapsed(),
             ending,
             watch: watch.abort_handle(),
@@ -104,7 +105,8 @@ impl Start<'_> {
 impl Sandbox {
     /// One line for people.
     pub(super) fn describe(&self) -> String {
-        format!("pid {}, shim pid {}, up in {}", self.pid, self.shim_pid, output::duration(self.took))
+        let shim = self.shim.map_or(0, |process| process.pid);
+        format!("pid {}, shim pid {shim}, up in {}", self.pid, output::duration(self.took))
     }
 
     /// Ends the sandbox, and the shim after it. Whatever does not work here is done by force afterwards.
@@ -122,8 +124,12 @@ impl Sandbox {
         self.task.delete(&delete).await.context("delete the sandbox")?;
         // The shim may close the connection before its answer is read.
         let _ = self.task.shutdown(&ShutdownRequest { id: id(), now: false }).await;
-        let closed = self.task.connection().closed();
-        tokio::time::timeout(SHUTDOWN_PATIENCE, closed).await.context("wait for the shim to end")
+        let gone = async {
+            while self.shim.as_ref().is_some_and(Process::lives) {
+                tokio::time::sleep(SHUTDOWN_PAUSE).await;
+            }
+        };
+        tokio::time::timeout(SHUTDOWN_PATIENCE, gone).await.context("wait for the shim to end")
     }
 }
 

@@ -50,11 +50,27 @@ pub(crate) fn find(chosen: Option<&Path>) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{PROGRAM} is neither beside this program nor in PATH; name it with --shim"))
 }
 
-/// Executes `start` for a container whose bundle is written, and reads where the shim serves.
+/// Executes `start` for a container whose bundle is written, and reads where the shim serves. A shim of the time
+/// before `BootstrapParams` takes them for options of a type it does not know; it is asked again without any.
 ///
 /// # Errors
 /// The shim could not be executed, failed, or gave no answer that can be used; its own words are in the text.
 pub(crate) async fn start(shim: &Path, folder: &Folder, id: &str, debug: bool) -> anyhow::Result<Answer> {
+    let parameters = parameters(folder, id, debug);
+    let output = match start_with(&parameters, shim, folder, id, debug).await {
+        Ok(output) => output,
+        Err(error) => start_with(&[], shim, folder, id, debug).await.map_err(|_| error)?,
+    };
+    answer(&output).with_context(|| format!("execute {} start", shim.display()))
+}
+
+async fn start_with(
+    input: &[u8],
+    shim: &Path,
+    folder: &Folder,
+    id: &str,
+    debug: bool,
+) -> anyhow::Result<Vec<u8>> {
     let mut command = tokio::process::Command::from(command(shim, folder, id));
     if debug {
         command.arg("-debug");
@@ -67,19 +83,18 @@ pub(crate) async fn start(shim: &Path, folder: &Folder, id: &str, debug: bool) -
         .kill_on_drop(true);
     let name = || format!("execute {} start", shim.display());
     let mut child = command.spawn().with_context(name)?;
-    let mut input = child.stdin.take().context("no pipe to the shim")?;
-    let parameters = parameters(folder, id, debug);
+    let mut pipe = child.stdin.take().context("no pipe to the shim")?;
     let run = async {
         // A shim that does not read its input closes it, which is its own affair.
-        let _ = input.write_all(&parameters).await;
-        drop(input);
+        let _ = pipe.write_all(input).await;
+        drop(pipe);
         child.wait_with_output().await
     };
     let output = tokio::time::timeout(START_LIMIT, run).await;
     let output = output.with_context(|| format!("{}: no answer within 20 s", name()))?.with_context(name)?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {}: {}", name(), output.status, said.trim());
-    answer(&output.stdout).with_context(name)
+    Ok(output.stdout)
 }
 
 /// Executes `delete`, which ends and removes whatever the container has left, and must be told twice without

@@ -143,3 +143,20 @@ fn two_pods_run_side_by_side() {
     first.end().ended_with(0);
     one.census();
 }
+
+#[test]
+fn containerds_own_shim_runs_the_same_pod() {
+    // Another implementation of the protocol, of the time before BootstrapParams, and of the bundles: runc.
+    let world = World::new();
+    let line = "id -u; cat /proc/self/oom_score_adj; grep -c Seccomp:.2 /proc/self/status; exit 3";
+    let container = shell("c", line).replace("command:", "securityContext: {runAsUser: 1000}, command:");
+    let spec = format!("  restartPolicy: Never\n  containers: [{container}]\n");
+    let reference = world.run_with(&spec, "/usr/bin/containerd-shim-runc-v2".as_ref()).ended_with(3);
+    let ours = world.run(&spec).ended_with(3);
+    assert_eq!(reference.stdout, ours.stdout);
+    assert!(ours.stdout.starts_with("c | 1000\n"), "{}", ours.stdout);
+    // The reference shim keeps a directory for each namespace.
+    for left in ["/run/containerd/runc/dunnage", "/run/containerd/runc"] {
+        let _ = std::fs::remove_dir(left);
+    }
+}
