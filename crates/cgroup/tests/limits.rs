@@ -5,17 +5,24 @@ mod support;
 
 use std::fs;
 
-use dunnage_cgroup::{Cgroup, Controller, ErrorKind, Stats};
+use dunnage_cgroup::{Cgroup, Controller, ErrorKind, Hierarchy, Stats};
 use dunnage_spec::Resources;
 use dunnage_spec::resources::{Cpu, DeviceAccess, DeviceRule, DeviceRuleKind, Limit, Memory};
 use support::{Process, World, eventually};
 
 const MEBI: u64 = 1 << 20;
 
-fn file(cgroup: &Cgroup, hierarchy: &str, file: &str) -> String {
+/// What a file of a controller says, by its name on v1 or on v2.
+fn file(cgroup: &Cgroup, controller: &str, [v1, v2]: [&str; 2]) -> String {
     let sources = cgroup.mount_sources();
-    let source = sources.iter().find(|source| source.name.split(',').any(|name| name == hierarchy)).unwrap();
-    fs::read_to_string(source.path.join(file)).unwrap().trim().to_owned()
+    let own = sources.iter().find(|source| source.name.split(',').any(|name| name == controller));
+    let (source, name) = own.map_or((&sources[0], v2), |own| (own, v1));
+    fs::read_to_string(source.path.join(name)).unwrap().trim().to_owned()
+}
+
+/// Whether limits are on v1 here.
+fn is_v1(cgroup: &Cgroup) -> bool {
+    cgroup.mount_sources().iter().any(|source| !source.unified)
 }
 
 fn resources(shares: u64, quota: u64, mebi: u64, pids: u64) -> Resources {
@@ -36,34 +43,49 @@ fn resources(shares: u64, quota: u64, mebi: u64, pids: u64) -> Resources {
     }
 }
 
+const SHARES: [&str; 2] = ["cpu.shares", "cpu.weight"];
+const BURST: [&str; 2] = ["cpu.cfs_burst_us", "cpu.max.burst"];
+
 fn limits(cgroup: &Cgroup) -> [String; 5] {
     [
-        file(cgroup, "cpu", "cpu.shares"),
-        file(cgroup, "cpu", "cpu.cfs_quota_us"),
-        file(cgroup, "memory", "memory.limit_in_bytes"),
-        file(cgroup, "memory", "memory.memsw.limit_in_bytes"),
-        file(cgroup, "pids", "pids.max"),
+        file(cgroup, "cpu", SHARES),
+        file(cgroup, "cpu", ["cpu.cfs_quota_us", "cpu.max"]),
+        file(cgroup, "memory", ["memory.limit_in_bytes", "memory.max"]),
+        file(cgroup, "memory", ["memory.memsw.limit_in_bytes", "memory.swap.max"]),
+        file(cgroup, "pids", ["pids.max"; 2]),
     ]
+}
+
+/// What [`limits`] has to be after [`resources`], with the weight that v2 makes of the shares.
+fn expected(cgroup: &Cgroup, [shares, weight]: [u64; 2], quota: u64, mebi: u64, pids: u64) -> [String; 5] {
+    let bytes = (mebi * MEBI).to_string();
+    if is_v1(cgroup) {
+        [shares.to_string(), quota.to_string(), bytes.clone(), bytes, pids.to_string()]
+    } else {
+        [weight.to_string(), format!("{quota} 100000"), bytes, "0".to_owned(), pids.to_string()]
+    }
 }
 
 #[test]
 fn limits_are_there_after_creation_and_follow_updates_up_and_down() {
     let world = World::new();
     let cgroup = world.create("id", &resources(512, 50_000, 64, 100));
-    assert_eq!(limits(&cgroup), ["512", "50000", "67108864", "67108864", "100"]);
-    for (shares, quota, mebi, pids) in [(2048, 150_000, 256, 7), (100, 20_000, 16, 2000)] {
-        cgroup.update(&resources(shares, quota, mebi, pids)).unwrap();
-        let bytes = (mebi * MEBI).to_string();
-        let expected = [shares.to_string(), quota.to_string(), bytes.clone(), bytes, pids.to_string()];
-        assert_eq!(limits(&cgroup), expected);
+    assert_eq!(limits(&cgroup), expected(&cgroup, [512, 59], 50_000, 64, 100));
+    for (shares, quota, mebi, pids) in [([2048, 174], 150_000, 256, 7), ([100, 17], 20_000, 16, 2000)] {
+        cgroup.update(&resources(shares[0], quota, mebi, pids)).unwrap();
+        assert_eq!(limits(&cgroup), expected(&cgroup, shares, quota, mebi, pids));
     }
     let mut unlimited = Resources::default();
     unlimited.memory.limit = Some(Limit::Unlimited);
     unlimited.cpu.quota_us = Some(Limit::Unlimited);
     unlimited.pids = Some(Limit::Unlimited);
     cgroup.update(&unlimited).unwrap();
-    let expected = ["100", "-1", "9223372036854771712", "9223372036854771712", "max"];
-    assert_eq!(limits(&cgroup), expected);
+    if is_v1(&cgroup) {
+        let expected = ["100", "-1", "9223372036854771712", "9223372036854771712", "max"];
+        assert_eq!(limits(&cgroup), expected);
+    } else {
+        assert_eq!(limits(&cgroup), ["17", "max 100000", "max", "max", "max"]);
+    }
 }
 
 #[test]
@@ -84,17 +106,18 @@ fn burst_follows_the_quota_in_both_directions() {
     let mut wanted = resources(512, 80_000, 64, 100);
     wanted.cpu.burst_us = Some(60_000);
     let cgroup = world.create("id", &wanted);
-    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "60000");
+    assert_eq!(file(&cgroup, "cpu", BURST), "60000");
     // The kernel refuses a quota below the burst that is there.
     cgroup.update(&resources(512, 30_000, 64, 100)).unwrap();
-    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "30000");
+    assert_eq!(file(&cgroup, "cpu", BURST), "30000");
     wanted.cpu.quota_us = Some(Limit::To(20_000));
     let refused = cgroup.update(&wanted).unwrap();
-    assert_eq!((refused[0].file.as_str(), refused[0].value.as_str()), ("cpu.cfs_burst_us", "60000"));
-    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "20000");
+    let name = BURST[usize::from(!is_v1(&cgroup))];
+    assert_eq!((refused[0].file.as_str(), refused[0].value.as_str()), (name, "60000"));
+    assert_eq!(file(&cgroup, "cpu", BURST), "20000");
     wanted.cpu.quota_us = Some(Limit::Unlimited);
     cgroup.update(&wanted).unwrap();
-    assert_eq!(file(&cgroup, "cpu", "cpu.cfs_burst_us"), "0");
+    assert_eq!(file(&cgroup, "cpu", BURST), "0");
 }
 
 #[test]
@@ -104,12 +127,12 @@ fn an_idle_group_loses_its_shares_and_gets_them_back() {
     let mut wanted = resources(512, 50_000, 64, 100);
     wanted.cpu.idle = Some(true);
     let refused = cgroup.update(&wanted).unwrap();
-    assert_eq!(file(&cgroup, "cpu", "cpu.idle"), "1");
-    assert_eq!(refused[0].file, "cpu.shares");
+    assert_eq!(file(&cgroup, "cpu", ["cpu.idle"; 2]), "1");
+    assert_eq!(refused[0].file, SHARES[usize::from(!is_v1(&cgroup))]);
     wanted.cpu.idle = Some(false);
     assert!(cgroup.update(&wanted).unwrap().is_empty());
-    assert_eq!(file(&cgroup, "cpu", "cpu.idle"), "0");
-    assert_eq!(file(&cgroup, "cpu", "cpu.shares"), "512");
+    assert_eq!(file(&cgroup, "cpu", ["cpu.idle"; 2]), "0");
+    assert_eq!(limits(&cgroup)[0], expected(&cgroup, [512, 59], 0, 0, 0)[0]);
 }
 
 #[test]
@@ -117,6 +140,11 @@ fn a_quota_above_the_parents_says_that_it_is_the_parents() {
     let world = World::new();
     let _pod = world.create("pod", &resources(512, 50_000, 64, 100));
     let failed = Cgroup::create(&world.layout, &world.path("pod/id"), &resources(512, 90_000, 64, 100));
+    if world.layout.is_unified() {
+        // There a child may want more than its parent has, and gets what there is.
+        failed.unwrap();
+        return;
+    }
     let error = failed.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let text = error.to_string();
@@ -128,20 +156,22 @@ fn a_quota_above_the_parents_says_that_it_is_the_parents() {
 fn a_cpuset_is_the_parents_until_it_is_given() {
     let world = World::new();
     let inherited = world.create("a", &Resources::default());
-    let root = world.layout.hierarchies().iter().find(|tree| tree.name() == "cpuset").unwrap().mount_point();
-    let all = fs::read_to_string(root.join("cpuset.cpus")).unwrap();
-    assert_eq!(file(&inherited, "cpuset", "cpuset.cpus"), all.trim());
+    let trees = world.layout.hierarchies();
+    let root = trees.iter().find(|tree| tree.name() == "cpuset").unwrap_or(&trees[0]).mount_point();
+    let names = ["cpuset.cpus", "cpuset.cpus.effective"];
+    let all = fs::read_to_string(root.join(names[usize::from(world.layout.is_unified())])).unwrap();
+    assert_eq!(file(&inherited, "cpuset", names), all.trim());
     let mut wanted = Resources::default();
     wanted.cpu.cpus = Some("0".to_owned());
     let given = world.create("b", &wanted);
-    assert_eq!(file(&given, "cpuset", "cpuset.cpus"), "0");
+    assert_eq!(file(&given, "cpuset", ["cpuset.cpus"; 2]), "0");
     let process = Process::sleeping();
     given.attach_all(process.pid()).unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
     assert!(status.contains("Cpus_allowed_list:\t0\n"));
     wanted.cpu.cpus = Some("0-1".to_owned());
     given.update(&wanted).unwrap();
-    assert_eq!(file(&given, "cpuset", "cpuset.cpus"), "0-1");
+    assert_eq!(file(&given, "cpuset", ["cpuset.cpus"; 2]), "0-1");
 }
 
 #[test]
@@ -155,8 +185,10 @@ fn no_more_tasks_than_the_limit_can_be_made() {
     cgroup.attach_all(process.pid()).unwrap();
     process.go();
     assert_eq!(process.line(), "3\n");
-    let Stats::V1(stats) = cgroup.stats() else { panic!("controllers are on v1 here") };
-    let pids = stats.pids.unwrap();
+    let pids = match cgroup.stats() {
+        Stats::V1(stats) => stats.pids.unwrap(),
+        Stats::V2(stats) => stats.pids.unwrap(),
+    };
     assert_eq!((pids.current, pids.limit), (4, Some(4)));
     cgroup.kill().unwrap();
     eventually("emptiness", || !cgroup.populated());
@@ -176,6 +208,10 @@ fn a_limit_below_usage_is_refused_with_the_usage_when_asked_to_check() {
     let error = cgroup.update(&small).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
     assert_eq!(limits(&cgroup), before);
+    if world.layout.is_unified() {
+        // Unchecked, v2 takes the limit and kills.
+        return;
+    }
     // Unchecked, v1 itself refuses after it could not reclaim, and everything is taken back.
     small.memory.check_before_update = false;
     let error = cgroup.update(&small).unwrap_err();
@@ -203,7 +239,7 @@ fn kmsg() -> DeviceRule {
 
 #[test]
 fn only_allowed_devices_open_whether_a_file_or_a_program_says_so() {
-    for world in [World::new(), World::unified()] {
+    for world in [Some(World::new()), World::unified()].into_iter().flatten() {
         let devices =
             |devices: &[DeviceRule]| Resources { devices: devices.to_vec(), ..Resources::default() };
         let strict = world.create("strict", &devices(&[deny_all()]));
@@ -222,7 +258,7 @@ fn only_allowed_devices_open_whether_a_file_or_a_program_says_so() {
 
 #[test]
 fn rules_of_an_earlier_container_in_the_same_directory_are_replaced() {
-    let world = World::unified();
+    let Some(world) = World::unified() else { return };
     let devices = |devices: &[DeviceRule]| Resources { devices: devices.to_vec(), ..Resources::default() };
     let first = world.create("id", &devices(&[deny_all()]));
     assert!(!opens(&first, "/dev/kmsg"));
@@ -235,19 +271,20 @@ fn rules_of_an_earlier_container_in_the_same_directory_are_replaced() {
 fn a_value_of_a_policy_is_written_or_refused_by_name() {
     let world = World::new();
     let cgroup = world.create("id", &Resources::default());
-    assert_eq!(cgroup.try_write(Controller::Memory, "memory.swappiness", "7", "policy"), None);
-    assert_eq!(file(&cgroup, "memory", "memory.swappiness"), "7");
-    let refused = cgroup.try_write(Controller::Memory, "memory.high", "7", "policy").unwrap();
-    assert_eq!(
-        refused.to_string(),
-        "memory.high = \"7\" was not set: policy: ENOENT (No such file or directory)"
-    );
+    let names = ["memory.soft_limit_in_bytes", "memory.high"];
+    let (here, elsewhere) = if is_v1(&cgroup) { (names[0], names[1]) } else { (names[1], names[0]) };
+    assert_eq!(cgroup.try_write(Controller::Memory, here, "8192", "policy"), None);
+    assert_eq!(file(&cgroup, "memory", names), "8192");
+    let refused = cgroup.try_write(Controller::Memory, elsewhere, "8192", "policy").unwrap();
+    let text = format!("{elsewhere} = \"8192\" was not set: policy: ENOENT (No such file or directory)");
+    assert_eq!(refused.to_string(), text);
 }
 
 #[test]
 fn limits_need_a_controller_and_say_which() {
-    let world = World::unified();
-    let failed = Cgroup::create(&world.layout, &world.path("id"), &resources(512, 50_000, 64, 100));
+    let Some(world) = World::hybrid() else { return };
+    let layout = world.layout.only(Hierarchy::is_unified).unwrap();
+    let failed = Cgroup::create(&layout, &world.path("id"), &resources(512, 50_000, 64, 100));
     let error = failed.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unimplemented);
     assert!(error.to_string().contains("needs the memory controller"), "{error}");
@@ -268,23 +305,39 @@ fn counters_are_read_again_and_again() {
     };
     let first = used();
     eventually("more CPU time", || used() > first + 1_000_000);
-    let Stats::V1(stats) = cgroup.stats() else { panic!("controllers are on v1 here") };
-    let memory = stats.memory.unwrap();
-    assert_eq!(memory.usage.unwrap().limit, Some(64 * MEBI));
-    assert_eq!(memory.hierarchical_memory_limit, Some(64 * MEBI));
-    assert!(memory.total.rss.unwrap() > 0);
-    assert_eq!(stats.oom_control.unwrap().oom_kill, Some(0));
-    assert!(stats.throttling.unwrap().nr_periods.is_some());
-    let unified = World::unified();
-    let Stats::V2(stats) = unified.create("u", &Resources::default()).stats() else { panic!("unified") };
-    assert!(stats.cpu.unwrap().usage_usec.is_some());
-    assert!(stats.memory.is_none() && stats.memory_events.is_none());
+    match cgroup.stats() {
+        Stats::V1(stats) => {
+            let memory = stats.memory.unwrap();
+            assert_eq!(memory.usage.unwrap().limit, Some(64 * MEBI));
+            assert_eq!(memory.hierarchical_memory_limit, Some(64 * MEBI));
+            assert!(memory.total.rss.unwrap() > 0);
+            assert_eq!(stats.oom_control.unwrap().oom_kill, Some(0));
+            assert!(stats.throttling.unwrap().nr_periods.is_some());
+        }
+        Stats::V2(stats) => {
+            let memory = stats.memory.unwrap();
+            assert_eq!(memory.usage_limit, Some(64 * MEBI));
+            assert!(memory.anon.unwrap() > 0 && memory.usage.unwrap() > 0);
+            assert_eq!(stats.memory_events.unwrap().oom_kill, Some(0));
+            assert!(stats.cpu.unwrap().nr_periods.is_some());
+        }
+    }
     drop(process);
 }
 
 #[test]
+fn the_tree_of_a_hybrid_machine_without_controllers_still_counts_time() {
+    let Some(world) = World::hybrid() else { return };
+    let layout = world.layout.only(Hierarchy::is_unified).unwrap();
+    let cgroup = Cgroup::create(&layout, &world.path("u"), &Resources::default()).unwrap().0;
+    let Stats::V2(stats) = cgroup.stats() else { panic!("unified") };
+    assert!(stats.cpu.unwrap().usage_usec.is_some());
+    assert!(stats.memory.is_none() && stats.memory_events.is_none());
+}
+
+#[test]
 fn controllers_left_over_on_a_hybrid_machines_unified_tree_stay_where_they_are() {
-    let world = World::new();
+    let Some(world) = World::hybrid() else { return };
     let unified = world.layout.hierarchies().last().unwrap().mount_point().to_path_buf();
     let before = fs::read_to_string(unified.join("cgroup.subtree_control")).unwrap();
     let _cgroup = world.create("pod/id", &Resources::default());

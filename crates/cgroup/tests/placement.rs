@@ -43,7 +43,7 @@ fn a_process_that_is_attached_is_in_all_hierarchies() {
 
 #[test]
 fn a_thread_that_writes_zero_to_the_join_files_has_moved_itself() {
-    let world = World::legacy();
+    let Some(world) = World::legacy() else { return };
     let cgroup = world.create("id", &Resources::default());
     let files = cgroup.join_files().unwrap();
     assert_eq!(files.len(), world.layout.hierarchies().len());
@@ -61,6 +61,9 @@ fn a_thread_that_writes_zero_to_the_join_files_has_moved_itself() {
 
 #[test]
 fn attaching_leaves_the_unified_tree_to_the_clone() {
+    if World::unified().is_none() {
+        return;
+    }
     let world = World::new();
     let cgroup = world.create("id", &Resources::default());
     let process = Process::sleeping();
@@ -97,7 +100,7 @@ fn a_directory_with_a_process_in_it_is_refused_and_stays() {
 
 #[test]
 fn a_frozen_directory_is_refused() {
-    for world in [World::unified(), World::legacy()] {
+    for world in [World::unified(), World::legacy()].into_iter().flatten() {
         let cgroup = world.create("id", &Resources::default());
         let _freezing = cgroup.freeze().unwrap();
         let error = Cgroup::create(&world.layout, &world.path("id"), &Resources::default()).unwrap_err();
@@ -155,15 +158,16 @@ fn a_later_process_finds_the_directories_again_even_when_some_are_gone() {
     eventually("emptiness", || !found.populated());
     let lost = world.layout.hierarchies()[0].mount_point().join(found.path());
     fs::remove_dir(lost).unwrap();
-    let found = Cgroup::open(&world.layout, &world.path("id")).unwrap().unwrap();
-    assert_eq!(found.mount_sources().len(), world.layout.hierarchies().len() - 1);
-    assert_eq!(found.remove().unwrap(), Removal::Gone);
+    if let Some(found) = Cgroup::open(&world.layout, &world.path("id")).unwrap() {
+        assert_eq!(found.mount_sources().len(), world.layout.hierarchies().len() - 1);
+        assert_eq!(found.remove().unwrap(), Removal::Gone);
+    }
     assert!(Cgroup::open(&world.layout, &world.path("id")).unwrap().is_none());
 }
 
 #[test]
 fn everybody_is_killed_also_below_and_whoever_forks_meanwhile() {
-    for world in [World::new(), World::legacy(), World::unified()] {
+    for world in World::each() {
         // On v2 a directory that passes controllers on has no processes itself.
         let cgroup = world.create("id", &Resources::default());
         let (a, b) =
@@ -184,7 +188,7 @@ fn everybody_is_killed_also_below_and_whoever_forks_meanwhile() {
 
 #[test]
 fn a_cgroup_that_is_gone_has_nobody_in_it_and_nothing_to_kill_or_thaw() {
-    for world in [World::new(), World::legacy(), World::unified()] {
+    for world in World::each() {
         let cgroup = world.create("id", &Resources::default());
         assert_eq!(cgroup.remove().unwrap(), Removal::Gone);
         assert!(cgroup.pids().unwrap().is_empty());

@@ -1,7 +1,11 @@
 //! A cgroup of its own for each test, below `/dunnage-test-<pid>`, and processes to put into it.
+//!
+//! Tests run on whatever this machine has: v1, hybrid or v2. What only another kind of machine can show stands
+//! aside and says so; `make e2e-vm CRATES=1` shows it on the others.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, missing_debug_implementations, reason = "only tests use it")]
+#![allow(clippy::print_stdout, reason = "a test that stands aside says why")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -10,7 +14,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunnage_cgroup::{Cgroup, Hierarchy, Layout, Pid, Removal};
+use dunnage_cgroup::{Cgroup, Hierarchy, Layout, Mode, Pid, Removal};
 use dunnage_spec::Resources;
 use dunnage_spec::resources::CgroupPath;
 
@@ -26,19 +30,43 @@ impl World {
         Self::only(|_| true)
     }
 
-    /// The v1 hierarchies alone, as on a legacy machine.
-    pub fn legacy() -> Self {
-        Self::only(|hierarchy| !hierarchy.is_unified())
+    /// The v1 hierarchies alone, as on a legacy machine; none on a v2 machine.
+    pub fn legacy() -> Option<Self> {
+        Self::some(|hierarchy| !hierarchy.is_unified(), "it has no cgroup v1")
     }
 
-    /// The unified hierarchy alone. On a hybrid machine it has no controllers.
-    pub fn unified() -> Self {
-        Self::only(Hierarchy::is_unified)
+    /// The unified hierarchy alone. On a hybrid machine it has no controllers, on a legacy one there is none.
+    pub fn unified() -> Option<Self> {
+        Self::some(Hierarchy::is_unified, "it has no cgroup v2")
+    }
+
+    /// All kinds of machine that this one can be taken for.
+    pub fn each() -> Vec<Self> {
+        let (all, parts) = (Self::new(), [Self::legacy(), Self::unified()]);
+        std::iter::once(all).chain(parts.into_iter().flatten()).collect()
+    }
+
+    /// A machine with v1 and v2.
+    pub fn hybrid() -> Option<Self> {
+        let world = Self::new();
+        let hybrid = world.layout.mode() == Mode::Hybrid;
+        if !hybrid {
+            println!("not on this machine: it has not both versions of cgroups");
+        }
+        hybrid.then_some(world)
     }
 
     fn only(keep: impl Fn(&Hierarchy) -> bool) -> Self {
         let layout = Layout::detect().unwrap().only(keep).unwrap();
         Self { layout, parent: format!("/dunnage-test-{}", std::process::id()) }
+    }
+
+    fn some(keep: impl Fn(&Hierarchy) -> bool, why_not: &str) -> Option<Self> {
+        let has = Layout::detect().unwrap().hierarchies().iter().any(|hierarchy| keep(hierarchy));
+        if !has {
+            println!("not on this machine: {why_not}");
+        }
+        has.then(|| Self::only(keep))
     }
 
     pub fn path(&self, name: &str) -> CgroupPath {
