@@ -5,7 +5,7 @@ mod container;
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use container::*;
 use dunnage_init::fault::{Fault, inject};
@@ -499,10 +499,14 @@ fn the_parents_own_streams_can_be_given() {
 
 #[test]
 fn a_child_joins_the_cgroups_whose_files_it_is_given() {
-    let path = format!("/sys/fs/cgroup/pids/dunnage-init-test-{}", std::process::id());
-    assert!(std::path::Path::new("/sys/fs/cgroup/pids").exists(), "this machine has no cgroup v1");
+    // A v2 directory is joined the same way where nobody can be born in it.
+    let (tree, file) = match fs::exists("/sys/fs/cgroup/pids").unwrap() {
+        true => ("/sys/fs/cgroup/pids", "tasks"),
+        false => ("/sys/fs/cgroup", "cgroup.procs"),
+    };
+    let path = format!("{tree}/dunnage-init-test-{}", std::process::id());
     fs::create_dir(&path).unwrap();
-    let tasks = fs::OpenOptions::new().write(true).open(format!("{path}/tasks")).unwrap();
+    let tasks = fs::OpenOptions::new().write(true).open(format!("{path}/{file}")).unwrap();
     let rootfs = Rootfs::new();
     let mut draft = Draft::full(&rootfs.path());
     draft.plan.steps.insert(0, planned(Step::JoinCgroups));
@@ -521,19 +525,25 @@ fn a_child_joins_the_cgroups_whose_files_it_is_given() {
     fs::remove_dir(&path).unwrap();
 }
 
-/// The exit of `/bin/true` under a memory limit (cgroup v1), or why there is none.
+/// The exit of `/bin/true` under a memory limit, joined on v1 and born into on v2, or why there is none.
 fn born_within(limit: u64) -> Result<Exit, dunnage_init::Error> {
-    let path = format!("/sys/fs/cgroup/memory/dunnage-init-test-{}", std::process::id());
-    assert!(std::path::Path::new("/sys/fs/cgroup/memory").exists(), "this machine has no cgroup v1");
+    let v1 = fs::exists("/sys/fs/cgroup/memory").unwrap();
+    let (tree, file) = match v1 {
+        true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        false => ("/sys/fs/cgroup", "memory.max"),
+    };
+    let path = format!("{tree}/dunnage-init-test-{}", std::process::id());
     fs::create_dir(&path).unwrap();
-    fs::write(format!("{path}/memory.limit_in_bytes"), limit.to_string()).unwrap();
-    let cgroups = [fs::OpenOptions::new().write(true).open(format!("{path}/tasks")).unwrap().into()];
+    fs::write(format!("{path}/{file}"), limit.to_string()).unwrap();
+    let tasks = || fs::OpenOptions::new().write(true).open(format!("{path}/tasks")).unwrap().into();
+    let cgroups: Vec<OwnedFd> = v1.then(tasks).into_iter().collect();
+    let directory = (!v1).then(|| fs::File::open(&path).unwrap());
     let rootfs = Rootfs::new();
     let mut draft = Draft::full(&rootfs.path());
     draft.plan.steps.insert(0, planned(Step::JoinCgroups));
     let plan = draft.program(&["/bin/true"]);
-    let birth =
-        Birth { plan: &plan, streams: Streams::default(), init: None, clone_into: None, cgroups: &cgroups };
+    let clone_into = directory.as_ref().map(fs::File::as_fd);
+    let birth = Birth { plan: &plan, streams: Streams::default(), init: None, clone_into, cgroups: &cgroups };
     let mut newborn = spawn(&birth).unwrap();
     let exit = newborn.wait_created(PATIENCE).and_then(|_| {
         newborn.start()?;

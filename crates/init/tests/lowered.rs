@@ -23,6 +23,10 @@ fn host() -> HostFacts {
     }
 }
 
+fn has_v1() -> bool {
+    fs::exists("/sys/fs/cgroup/pids").unwrap()
+}
+
 fn own() -> RootfsFacts {
     let pids = CgroupMount {
         name: "pids".to_owned(),
@@ -30,7 +34,14 @@ fn own() -> RootfsFacts {
         symlinks: vec!["alias".to_owned()],
         host_path: "/sys/fs/cgroup/pids".into(),
     };
-    RootfsFacts { home: None, cgroups: vec![pids], keyring: Some("_ses.lowered".to_owned()) }
+    let unified = CgroupMount {
+        name: String::new(),
+        v1_options: None,
+        symlinks: Vec::new(),
+        host_path: "/sys/fs/cgroup".into(),
+    };
+    let cgroups = vec![if has_v1() { pids } else { unified }];
+    RootfsFacts { home: None, cgroups, keyring: Some("_ses.lowered".to_owned()) }
 }
 
 /// What containerd writes, with a volume, a profile and everything in its usual place.
@@ -104,17 +115,22 @@ fn lowered(config: &Value) -> Plan {
 
 const LOOK: &str = "hostname; id -u; id -G; pwd; cat /proc/self/oom_score_adj; ulimit -n; \
     cat /proc/sys/net/ipv4/ip_unprivileged_port_start; cat /data/volume | grep -c ^root; \
-    ls /sys/fs/cgroup; (echo > /x) 2>/dev/null || echo read-only; \
+    ls /sys/fs/cgroup | grep -xE 'alias|pids|cgroup.procs'; (echo > /x) 2>/dev/null || echo read-only; \
     /bin/busybox mkdir /run/x 2>/dev/null || echo filtered; \
     grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status";
 
-const SEEN: &str = "lowered\n1000\n1000 2000\n/srv/app\n500\n512\n0\n1\nalias\npids\nread-only\nfiltered\n\
-    CapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+fn seen() -> String {
+    let cgroups = if has_v1() { "alias\npids" } else { "cgroup.procs" };
+    format!(
+        "lowered\n1000\n1000 2000\n/srv/app\n500\n512\n0\n1\n{cgroups}\nread-only\nfiltered\n\
+         CapEff:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n"
+    )
+}
 
 #[test]
 fn a_container_is_born_as_its_spec_says() {
     let rootfs = Rootfs::new();
-    assert_eq!(output(&lowered(&config(&rootfs, &["sh", "-c", LOOK]))), SEEN);
+    assert_eq!(output(&lowered(&config(&rootfs, &["sh", "-c", LOOK]))), seen());
 }
 
 #[test]
@@ -122,7 +138,7 @@ fn a_filter_without_no_new_privileges_is_loaded_before_the_rights_are_gone() {
     let rootfs = Rootfs::new();
     let mut config = config(&rootfs, &["sh", "-c", LOOK]);
     config["process"]["noNewPrivileges"] = false.into();
-    assert_eq!(output(&lowered(&config)), SEEN.replace("NoNewPrivs:\t1", "NoNewPrivs:\t0"));
+    assert_eq!(output(&lowered(&config)), seen().replace("NoNewPrivs:\t1", "NoNewPrivs:\t0"));
 }
 
 #[test]
@@ -139,7 +155,7 @@ fn an_exec_is_born_beside_the_init() {
     let plan = lower_exec(&exec, &spec(&config), &host(), &own(), &mut FilterCache::default()).unwrap();
     let outcome = run_in(&plan, Some(&init)).unwrap();
     assert_eq!((outcome.exit, outcome.stderr.as_str()), (Exit::Status(0), ""));
-    assert_eq!(outcome.stdout, SEEN);
+    assert_eq!(outcome.stdout, seen());
     drop(newborn);
     assert_eq!(pidfd::reap(&init).unwrap_err(), dunnage_sys::Errno::CHILD);
 }
