@@ -508,27 +508,26 @@ async fn an_exit_while_nobody_was_connected_is_told_to_the_next_who_asks() -> Re
 }
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_in_the_middle_of_create_leaves_a_whole_task_or_none() -> Result<()> {
+async fn a_create_whose_caller_hung_up_can_be_deleted_at_once() -> Result<()> {
+    if !only_dunnage("it abandons the work half-done and may leave the runtime's part behind") {
+        return Ok(());
+    }
     let bench = Bench::new().await?;
-    for round in 0..10 {
+    for round in 0..20 {
         let id = format!("c{round}");
         let bundle = Bundle::new(&bench.world, &id, &["sleep", "1000"])?;
         let shim = bench.launch.start(&id, &bundle.dir).await?;
         let client = TaskClient::connect(&shim.address, shim.version).await?;
         let create = bundle.create(&bench.world, &client, ["", "", ""]);
-        let answered = tokio::time::timeout(Duration::from_millis(round), create).await;
+        // Whether it is answered in this time makes no difference.
+        _ = tokio::time::timeout(Duration::from_micros(500 * round), create).await;
         drop(client);
         let client = TaskClient::connect(&shim.address, shim.version).await?;
-        if answered.is_err() {
-            // The work goes on without its caller: a moment later the task is there or was refused.
-            tokio::time::sleep(Duration::from_millis(500) * wait::patience()).await;
-        }
-        match client.state(&id, "").await {
-            Ok(state) => {
-                ensure!(state.status.enum_value() == Ok(Status::CREATED), "{state:?}");
-                client.delete(&id, "").await?;
-            }
-            Err(error) => ensure!(code::<()>(&Err(error)) == Some(Code::NOT_FOUND)),
+        // What containerd does then. The request may have been lost with its caller, or come a moment later.
+        for pause in [0, 200] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let deleted = client.delete(&id, "").await;
+            ensure!(matches!(code(&deleted), None | Some(Code::NOT_FOUND)), "round {round}: {deleted:?}");
         }
         bench.dispose(bundle, &client).await?;
     }
