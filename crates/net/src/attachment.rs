@@ -1,11 +1,10 @@
-//! What a pod got, all of it derived from its network and its slot.
+//! What a pod got, all of it derived from its network and its lease.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::gateway_of;
-use crate::lease::LockedLeases;
+use crate::lease::Lease;
 use crate::route::PodAddress;
 use crate::{IfName, Mac, Mode, NetworkConfig};
 
@@ -16,9 +15,9 @@ pub struct Attachment {
     pub address: Ipv4Net,
     /// IPv6 address with its prefix, for dual stack.
     pub address6: Option<Ipv6Net>,
-    /// Next hop of the default route.
+    /// The host's address next to the pod's.
     pub gateway: Ipv4Addr,
-    /// Next hop of the IPv6 default route.
+    /// The host's IPv6 address next to the pod's.
     pub gateway6: Option<Ipv6Addr>,
     /// Of the interface in the pod.
     pub mac: Mac,
@@ -28,24 +27,27 @@ pub struct Attachment {
     pub ifname: IfName,
     /// Name on the host: `dnp` and the address in hexadecimal.
     pub host_ifname: IfName,
-    /// The interface name that the network goes by on the host: that of its bridge, which a routed network does
-    /// without.
+    /// The bridge that the network has or, when it is routed, does without.
     pub bridge: IfName,
 }
 
 impl Attachment {
-    pub(crate) fn new(config: &NetworkConfig, leases: &LockedLeases<'_>, slot: u32, ifname: &IfName) -> Self {
-        let (address, subnet) = (leases.address(slot), leases.subnet());
+    pub(crate) fn new(config: &NetworkConfig, lease: &Lease, ifname: &IfName) -> Self {
+        let (address, given) = (lease.address, &lease.given);
+        let range = config.ranges.v4.iter().find(|range| range.subnet.contains(&address));
         let (prefix, prefix6) = match config.mode {
             Mode::Routed => (32, 128),
-            Mode::Bridged => (subnet.prefix_len(), config.subnet6.map_or(128, |net| net.prefix_len())),
+            Mode::Bridged => (
+                range.map_or(32, |range| range.subnet.prefix_len()),
+                config.ranges.v6.as_ref().map_or(128, |range| range.subnet.prefix_len()),
+            ),
         };
         Self {
             address: Ipv4Net::new_assert(address, prefix),
-            address6: config.address6(slot).map(|address| Ipv6Net::new_assert(address, prefix6)),
-            gateway: gateway_of(subnet),
-            gateway6: config.gateway6(),
-            mac: Mac::of_pod(address),
+            address6: given.address6.map(|address| Ipv6Net::new_assert(address, prefix6)),
+            gateway: given.gateway,
+            gateway6: given.gateway6,
+            mac: given.mac,
             host_mac: Mac::of_host_end(address),
             ifname: ifname.clone(),
             host_ifname: host_ifname(address),
@@ -71,4 +73,10 @@ pub(crate) fn host_ifname(address: Ipv4Addr) -> IfName {
     format!("{HOST_END}{:08x}", u32::from(address))
         .parse()
         .expect("eleven letters and digits are a valid name")
+}
+
+/// The address that a host's end is named after.
+pub(crate) fn address_of(host_ifname: &str) -> Option<Ipv4Addr> {
+    let digits = host_ifname.strip_prefix(HOST_END).filter(|digits| digits.len() == 8)?;
+    Some(Ipv4Addr::from(u32::from_str_radix(digits, 16).ok()?))
 }

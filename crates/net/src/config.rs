@@ -1,16 +1,13 @@
 //! The wanted state of a pod network, checked by [`NetworkConfig::check`] before anything is touched.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 
+use crate::range::Ranges;
 use crate::{Error, IfName, NetworkName, Result};
-
-/// Sizes of subnets: below, the lease table would be larger than is worth it; above, there is no address left.
-pub(crate) const PREFIXES: RangeInclusive<u8> = 16..=29;
 
 /// How pods reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,26 +24,84 @@ pub enum Mode {
     Bridged,
 }
 
+/// What a bridge is like, for [`Mode::Bridged`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bridging {
+    /// Whether the host has the gateways' addresses on the bridge.
+    pub gateway: bool,
+    /// Whether a frame may leave by the port it came from; `None` where br_netfilter makes that necessary.
+    pub hairpin: Option<bool>,
+    /// Whether the bridge receives every frame.
+    pub promiscuous: bool,
+    /// Whether pods cannot reach each other inside the bridge.
+    pub isolated: bool,
+    /// The VLAN that pods are in, 1 to 4094. The bridge filters VLANs then.
+    pub vlan: Option<u16>,
+}
+
+impl Default for Bridging {
+    fn default() -> Self {
+        Self { gateway: true, hairpin: None, promiscuous: false, isolated: false, vlan: None }
+    }
+}
+
+/// A route of every pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRoute {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// The next hop, or `None` for the gateway of the pod's address. A pod that has no address of the family
+    /// does without the route.
+    pub gateway: Option<IpAddr>,
+    /// `RTAX_MTU`.
+    pub mtu: Option<u32>,
+    /// `RTAX_ADVMSS`.
+    pub advmss: Option<u32>,
+    /// `RTA_PRIORITY`.
+    pub priority: Option<u32>,
+    /// Another table than the main one.
+    pub table: Option<u32>,
+    /// The scope by its number; `None` for what the next hop makes of it.
+    pub scope: Option<u8>,
+}
+
+impl PodRoute {
+    /// To everywhere in the net, by the gateway.
+    #[must_use]
+    pub fn to(destination: IpNet) -> Self {
+        Self { destination, gateway: None, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+
+    /// The default routes of both families.
+    #[must_use]
+    pub fn defaults() -> Vec<Self> {
+        vec![Self::to(IpNet::V4(Ipv4Net::default())), Self::to(IpNet::V6(ipnet::Ipv6Net::default()))]
+    }
+}
+
 /// One pod network.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
     /// Its name, and that of its lease table.
     pub name: NetworkName,
-    /// For [`Mode::Bridged`]: the bridge, made when it is missing. No other network may have the same, in
-    /// either mode, because the nftables table knows networks by it.
+    /// For [`Mode::Bridged`]: the bridge, made when it is missing.
     pub bridge: IfName,
-    /// Addresses of the pods; the first one is the gateway. /16 to /29.
-    pub subnet: Ipv4Net,
-    /// For dual stack: the prefix that the low 16 bits of the IPv4 offset are added to. At most /112.
-    pub subnet6: Option<Ipv6Net>,
+    /// Addresses of the pods.
+    pub ranges: Ranges,
     /// MTU of the bridge and of both ends of every pair, in bytes; `None` leaves it to the kernel (1500).
     pub mtu: Option<u32>,
-    /// Whether packets that leave the subnet get an address of the host.
+    /// Whether packets that leave the pods' subnets get an address of the host.
     pub masquerade: bool,
     /// How pods reach each other.
     pub mode: Mode,
+    /// What the bridge is like.
+    pub bridging: Bridging,
+    /// Routes inside the pods.
+    pub routes: Vec<PodRoute>,
     /// Directory of the lease tables and of the lock that all networks of a host share. On a tmpfs.
     pub state_dir: PathBuf,
+    /// A directory of the reference plugin `host-local`, whose leases are taken over when the table is begun.
+    pub import: Option<PathBuf>,
 }
 
 impl NetworkConfig {
@@ -59,25 +114,15 @@ impl NetworkConfig {
         Self {
             name: "local".parse().expect("a constant name is valid"),
             bridge: "dunnage0".parse().expect("a constant name is valid"),
-            subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 209, 0, 0), 16),
-            subnet6: None,
+            ranges: Ranges::of(Ipv4Net::new_assert(Ipv4Addr::new(10, 209, 0, 0), 16), None),
             mtu: None,
             masquerade: true,
             mode: Mode::default(),
+            bridging: Bridging::default(),
+            routes: PodRoute::defaults(),
             state_dir: PathBuf::from("/run/dunnage/ipam"),
+            import: None,
         }
-    }
-
-    /// The host's address on the bridge, the first of the subnet.
-    #[must_use]
-    pub fn gateway(&self) -> Ipv4Addr {
-        gateway_of(self.subnet)
-    }
-
-    /// The host's IPv6 address on the bridge.
-    #[must_use]
-    pub fn gateway6(&self) -> Option<Ipv6Addr> {
-        self.address6(1)
     }
 
     /// Refuses what cannot work, by name.
@@ -85,43 +130,20 @@ impl NetworkConfig {
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<()> {
-        let subnet = |value: String, reason| Err(Error::Invalid { what: "subnet", value, reason });
-        if self.subnet.trunc() != self.subnet {
-            return subnet(self.subnet.to_string(), "has host bits set");
-        }
-        if !PREFIXES.contains(&self.subnet.prefix_len()) {
-            return subnet(self.subnet.to_string(), "is not between /16 and /29");
-        }
-        if self.subnet.addr().is_loopback() || self.subnet.addr().is_multicast() {
-            return subnet(self.subnet.to_string(), "is not of unicast addresses");
-        }
-        if let Some(subnet6) = self.subnet6 {
-            if subnet6.trunc() != subnet6 {
-                return subnet(subnet6.to_string(), "has host bits set");
-            }
-            if subnet6.prefix_len() > 112 {
-                return subnet(subnet6.to_string(), "is longer than /112");
-            }
+        self.ranges.check()?;
+        if let Some(vlan) = self.bridging.vlan.filter(|vlan| !(1..=4094).contains(vlan)) {
+            let value = vlan.to_string();
+            return Err(Error::Invalid { what: "VLAN", value, reason: "is not between 1 and 4094" });
         }
         // IPv6 vanishes from a device below 1280, IPv4 below 68 (RFC 8200, RFC 791).
-        let smallest = if self.subnet6.is_some() { 1280 } else { 68 };
+        let smallest = if self.ranges.v6.is_some() { 1280 } else { 68 };
         match self.mtu {
             Some(mtu) if !(smallest..=65_535).contains(&mtu) => {
-                Err(Error::Invalid { what: "mtu", value: mtu.to_string(), reason: "out of range" })
+                Err(Error::Invalid { what: "mtu", value: mtu.to_string(), reason: "is out of range" })
             }
             _ => Ok(()),
         }
     }
-
-    /// The IPv6 address with the same offset.
-    pub(crate) fn address6(&self, offset: u32) -> Option<Ipv6Addr> {
-        self.subnet6.map(|net| Ipv6Addr::from(u128::from(net.network()) + u128::from(offset)))
-    }
-}
-
-/// The first address of a subnet is that of the host.
-pub(crate) fn gateway_of(subnet: Ipv4Net) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(subnet.network()) + 1)
 }
 
 /// A transport protocol that has ports.
@@ -143,6 +165,12 @@ impl Protocol {
             Self::Udp => 17,
             Self::Sctp => 132,
         }
+    }
+
+    /// The protocol of that name, in lower case.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.as_str() == name)
     }
 
     /// The name in lower case.

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use dunnage_sys::Errno;
 use dunnage_sys::error::Named;
-use ipnet::Ipv4Net;
 
 /// What every fallible function of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -48,11 +47,11 @@ pub enum Error {
     /// The path is not a network namespace (any more).
     #[error("{} is not a network namespace: nothing is mounted there", .0.display())]
     NotNetns(PathBuf),
-    /// Every address of the subnet is leased.
+    /// Every address of the network is leased.
     #[error("no free address in {subnet}: {used} of {total} are leased")]
     Exhausted {
-        /// The subnet of the network.
-        subnet: Ipv4Net,
+        /// The subnets of the network.
+        subnet: String,
         /// Leases now held.
         used: u32,
         /// Addresses there are for pods.
@@ -64,6 +63,12 @@ pub enum Error {
         /// Container and interface.
         owner: String,
         /// Its address.
+        address: IpAddr,
+    },
+    /// Somebody else has the address that was asked for.
+    #[error("address {address} is in use")]
+    Taken {
+        /// The address.
         address: IpAddr,
     },
     /// Another pod has the host port.
@@ -127,7 +132,7 @@ impl Error {
             Self::Invalid { .. } | Self::Foreign { .. } => Kind::Invalid,
             Self::NotNetns(_) => Kind::NotFound,
             Self::Attached { .. } => Kind::Exists,
-            Self::Exhausted { .. } | Self::PortTaken { .. } => Kind::Unavailable,
+            Self::Exhausted { .. } | Self::Taken { .. } | Self::PortTaken { .. } => Kind::Unavailable,
             Self::Call(_) | Self::Refused { .. } | Self::Answer { .. } | Self::Damaged { .. } => {
                 match self.errno() {
                     Some(Errno::EXIST) => Kind::Exists,

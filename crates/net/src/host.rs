@@ -4,9 +4,9 @@
 use dunnage_sys::Errno;
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::config::gateway_of;
-use crate::lease::LockedLeases;
-use crate::nft::NftSocket;
+use crate::attachment::HOST_END;
+use crate::lease::{LeaseState, LockedLeases};
+use crate::nft::{Elements, NftSocket, PodPorts};
 use crate::route::{Bridge, Link, RouteSocket};
 use crate::{Error, IfName, Mac, Mode, NetworkConfig, Result, sysctl};
 
@@ -28,9 +28,9 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn open(config: NetworkConfig) -> Result<Self> {
         let ipv6 = sysctl::has_ipv6();
-        if !ipv6 && let Some(subnet6) = config.subnet6 {
+        if !ipv6 && let Some(range) = &config.ranges.v6 {
             let reason = "this kernel has IPv6 switched off";
-            return Err(Error::Invalid { what: "subnet", value: subnet6.to_string(), reason });
+            return Err(Error::Invalid { what: "subnet", value: range.subnet.to_string(), reason });
         }
         Ok(Self { config, route: RouteSocket::open()?, nft: NftSocket::open()?, ipv6 })
     }
@@ -39,38 +39,109 @@ impl Host {
     ///
     /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
     pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>) -> Result<Option<u32>> {
-        let masqueraded = self.masqueraded(leases.subnet());
-        self.nft.ensure(&self.config.bridge, &masqueraded)?;
+        let elements = self.elements(leases);
+        let anew = self.nft.ensure(&elements)?;
+        if anew {
+            self.restore_ports(leases)?;
+        }
         let bridge = match self.config.mode {
-            Mode::Bridged => Some(self.ensure_bridge()?),
+            Mode::Bridged => Some(self.ensure_bridge(anew)?),
             Mode::Routed => {
-                self.nets(leases.subnet()).try_for_each(|net| self.route.close_net(net))?;
+                elements.pods.iter().try_for_each(|net| self.route.close_net(*net))?;
                 None
             }
         };
         switch_on(leases, FORWARD4, SWITCHED_FORWARD4)?;
-        if self.config.subnet6.is_some() {
+        if self.config.ranges.v6.is_some() {
             ensure_forward6(leases)?;
         }
         Ok(bridge)
     }
 
-    /// Takes back all of [`Self::ensure`] that was made for the subnet of the leases, and the lease table.
+    /// Takes back all of [`Self::ensure`] that was made for the subnets of the leases, and the lease table.
     pub(crate) fn remove(&mut self, leases: &mut LockedLeases<'_>) -> Result<()> {
+        let mut elements = self.elements(leases);
         // Another network of the host goes on using the table and forwarding.
         if leases.hand_over_switched()? {
-            let masqueraded = self.masqueraded(leases.subnet());
-            self.nft.remove_network(&self.config.bridge, &masqueraded)?;
-            self.remove_links_and_routes(leases.subnet())?;
+            if !self.remove_links_and_routes(&elements.pods)? {
+                elements.bridge = None;
+            }
+            self.nft.remove_network(&elements)?;
         } else {
             self.nft.remove_table()?;
-            self.remove_links_and_routes(leases.subnet())?;
+            self.remove_links_and_routes(&elements.pods)?;
             switch_back(leases)?;
         }
         leases.remove()
     }
 
-    fn ensure_bridge(&mut self) -> Result<u32> {
+    /// What the firewall is to know of this network.
+    pub(crate) fn elements(&self, leases: &LockedLeases<'_>) -> Elements {
+        self.elements_of(&leases.subnets())
+    }
+
+    /// As [`Self::elements`], with nothing but what is wanted.
+    pub(crate) fn wanted_elements(&self) -> Elements {
+        self.elements_of(&[])
+    }
+
+    /// Wanted subnets, and those that pods are still in.
+    fn elements_of(&self, leased: &[Ipv4Net]) -> Elements {
+        let mut pods = self.config.ranges.nets();
+        for net in leased.iter().copied().map(IpNet::V4) {
+            if !pods.contains(&net) {
+                pods.push(net);
+            }
+        }
+        // The sets of the kernel hold no interval twice, neither whole nor in part.
+        let all = pods.clone();
+        pods.retain(|net| !all.iter().any(|other| other != net && other.contains(net)));
+        let masqueraded = if self.config.masquerade { pods.clone() } else { Vec::new() };
+        let bridge = (self.config.mode == Mode::Bridged).then(|| self.gateway_link().ok()).flatten();
+        Elements { pods, masqueraded, bridge }
+    }
+
+    /// The link that has the gateways' addresses: the bridge, or the host's link into a VLAN of it.
+    fn gateway_link(&self) -> Result<IfName> {
+        match self.config.bridging.vlan {
+            None => Ok(self.config.bridge.clone()),
+            Some(vlan) => format!("{}.{vlan}", self.config.bridge).parse(),
+        }
+    }
+
+    /// Opens the ports of running pods again after somebody flushed the table.
+    pub(crate) fn restore_ports(&mut self, leases: &LockedLeases<'_>) -> Result<()> {
+        for lease in leases.leases()?.iter().filter(|lease| lease.state == LeaseState::Active) {
+            let ports = leases.kept_ports(lease.slot);
+            if !ports.is_empty() {
+                self.nft.restore_ports(&PodPorts::new(&ports, lease.address, lease.given.address6)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody else's network in a subnet of ours would lose packets to it, or take them away.
+    pub(crate) fn check_routes(&mut self) -> Result<()> {
+        let nets = self.config.ranges.nets();
+        let inside = |other: &IpNet| other.prefix_len() > 0 && nets.iter().any(|net| net.contains(other));
+        for route in self.route.routes()?.iter().filter(|route| inside(&route.destination)) {
+            let Some(index) = route.link else { continue };
+            let Some(link) = self.route.link_at(index)? else { continue };
+            let ours = link.name.starts_with(HOST_END)
+                || link.name == self.config.bridge.as_str()
+                || link.name == self.gateway_link()?.as_str();
+            if !ours {
+                return Err(Error::Foreign {
+                    what: "route to",
+                    name: route.destination.to_string(),
+                    reason: format!("leads to {}, so the subnet cannot be that of pods", link.name),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_bridge(&mut self, again: bool) -> Result<u32> {
         let name = self.config.bridge.clone();
         let link = match self.route.link(&name)? {
             Some(link) => link,
@@ -80,71 +151,113 @@ impl Host {
             let reason = "is not a bridge".to_owned();
             return Err(Error::Foreign { what: "link", name: name.to_string(), reason });
         }
-        // It comes up last, so a bridge that is up has its addresses.
-        if !link.up {
+        // It comes up last, so a bridge of ours that is up has its addresses.
+        if again || !link.up || !link.mac.is_some_and(Mac::is_of_bridge) {
             self.set_up_bridge(&link)?;
+        }
+        if self.config.bridging.promiscuous && !link.promiscuous {
+            self.route.make_promiscuous(&name)?;
         }
         Ok(link.index)
     }
 
     fn create_bridge(&mut self) -> Result<Link> {
         let name = &self.config.bridge;
-        self.route.create_bridge(&Bridge {
-            name,
-            mac: bridge_mac(self.config.subnet),
-            mtu: self.config.mtu,
-        })?;
+        let vlans = self.config.bridging.vlan.is_some();
+        let (mac, mtu) = (self.bridge_mac(), self.config.mtu);
+        let made = self.route.create_bridge(&Bridge { name, mac, mtu, vlans });
+        made.map_err(|error| without_vlans(error, vlans))?;
         let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
         self.route.link(name)?.ok_or_else(gone)
     }
 
-    fn set_up_bridge(&mut self, link: &Link) -> Result<()> {
-        let name = &self.config.bridge;
+    fn set_up_bridge(&mut self, bridge: &Link) -> Result<()> {
+        let name = self.config.bridge.clone();
+        let vlan = self.config.bridging.vlan;
+        if vlan.is_some() {
+            self.route.filter_vlans(&name).map_err(|error| without_vlans(error, true))?;
+        }
+        if !self.config.bridging.gateway {
+            return self.set_up_link(bridge, &name, false);
+        }
+        let Some(vlan) = vlan else { return self.set_up_link(bridge, &name, true) };
+        self.set_up_link(bridge, &name, false)?;
+        let name = self.gateway_link()?;
+        if self.route.link(&name)?.is_none() {
+            let mac = self.bridge_mac();
+            self.route.create_vlan_link(&name, bridge, vlan, mac)?;
+        }
+        let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
+        let link = self.route.link(&name)?.ok_or_else(gone)?;
+        self.set_up_link(&link, &name, true)
+    }
+
+    /// Brings a link up, with the gateways' addresses or with none.
+    fn set_up_link(&mut self, link: &Link, name: &IfName, gateway: bool) -> Result<()> {
+        if !gateway {
+            if self.ipv6 {
+                self.route.without_link_local(name)?;
+            }
+            return self.route.bring_up(link, &[]);
+        }
         // For host ports on 127.0.0.1; the guard chain keeps pods from using it the other way.
         sysctl::write(&route_localnet(name), "1")?;
-        let mut addresses =
-            vec![IpNet::new_assert(self.config.gateway().into(), self.config.subnet.prefix_len())];
-        if let Some((gateway, subnet)) = self.config.gateway6().zip(self.config.subnet6) {
-            addresses.push(IpNet::new_assert(gateway.into(), subnet.prefix_len()));
+        let ranges = &self.config.ranges;
+        let v4 =
+            ranges.v4.iter().map(|range| IpNet::new_assert(range.gateway.into(), range.subnet.prefix_len()));
+        let mut addresses: Vec<IpNet> = v4.collect();
+        if let Some(range) = &ranges.v6 {
+            addresses.push(IpNet::new_assert(range.gateway.into(), range.subnet.prefix_len()));
             // Neighbour solicitations for forwarded packets need a link-local source: it stays, but unprobed.
-            sysctl::write(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
+            sysctl::write(&sysctl::of_link("ipv6", name, "accept_dad"), "0")?;
         } else if self.ipv6 {
             self.route.without_link_local(name)?;
         }
+        addresses.dedup();
         self.route.bring_up(link, &addresses)
     }
 
     /// Those of either mode, because it may have been changed; and only a bridge that was made here, which its
-    /// link-layer address tells.
-    fn remove_links_and_routes(&mut self, subnet: Ipv4Net) -> Result<()> {
-        self.nets(subnet).try_for_each(|net| self.route.open_net(net))?;
-        match self.route.link(&self.config.bridge)? {
-            Some(link) if link.mac == Some(bridge_mac(subnet)) => self.route.delete(&self.config.bridge),
-            _ => Ok(()),
+    /// link-layer address tells, and that nobody else is on. Whether there is no such bridge any more.
+    fn remove_links_and_routes(&mut self, nets: &[IpNet]) -> Result<bool> {
+        nets.iter().try_for_each(|net| self.route.open_net(*net))?;
+        let name = self.config.bridge.clone();
+        let Some(bridge) = self.route.link(&name)? else { return Ok(true) };
+        if self.config.bridging.vlan.is_some()
+            && let Ok(link) = self.gateway_link()
+        {
+            self.route.delete(&link)?;
         }
+        // A pod that was detached has no bridge any more.
+        if self.route.links()?.iter().any(|link| link.controller == Some(bridge.index)) {
+            return Ok(false);
+        }
+        if bridge.mac.is_some_and(Mac::is_of_bridge) {
+            self.route.delete(&name)?;
+        }
+        Ok(true)
     }
 
-    fn masqueraded(&self, subnet: Ipv4Net) -> Vec<IpNet> {
-        if !self.config.masquerade {
-            return Vec::new();
-        }
-        self.nets(subnet).collect()
-    }
-
-    /// Where the pods are, IPv4 first.
-    fn nets(&self, subnet: Ipv4Net) -> impl Iterator<Item = IpNet> + use<> {
-        std::iter::once(IpNet::V4(subnet)).chain(self.config.subnet6.map(IpNet::V6))
+    /// Its first bytes tell a bridge of ours from a stranger's of the same name.
+    fn bridge_mac(&self) -> Mac {
+        Mac::of_bridge(self.config.ranges.v4[0].gateway)
     }
 }
 
-/// What tells a bridge of ours from a stranger's of the same name.
-fn bridge_mac(subnet: Ipv4Net) -> Mac {
-    Mac::of_bridge(gateway_of(subnet))
+/// Says what the kernel lacks, which it does not itself.
+fn without_vlans(error: Error, vlans: bool) -> Error {
+    match error {
+        Error::Refused { what, errno: Errno::OPNOTSUPP, detail: None } if vlans => {
+            let detail = Some("this kernel is without VLANs on bridges (BRIDGE_VLAN_FILTERING)".to_owned());
+            Error::Refused { what, errno: Errno::OPNOTSUPP, detail }
+        }
+        error => error,
+    }
 }
 
 /// The switch that lets addresses of loopback pass a link.
 pub(crate) fn route_localnet(link: &IfName) -> String {
-    format!("ipv4/conf/{link}/route_localnet")
+    sysctl::of_link("ipv4", link, "route_localnet")
 }
 
 /// Switches on what is off, and writes down first that it was.

@@ -20,24 +20,33 @@
 
 mod attachment;
 mod channel;
+mod collect;
 mod config;
 mod error;
 mod host;
+mod inspect;
 mod lease;
 mod mac;
 mod name;
 mod netns;
 mod nft;
 mod pod;
+mod pod_request;
+mod range;
 mod route;
 mod sysctl;
 mod undo;
+mod work;
 
 pub use attachment::Attachment;
-pub use config::{HostPort, Mode, NetworkConfig, Protocol};
+pub use collect::Collected;
+pub use config::{Bridging, HostPort, Mode, NetworkConfig, PodRoute, Protocol};
 pub use error::{Error, Kind, Result};
-pub use lease::{Lease, LeaseState, LeaseStore, LockedLeases, Owner};
+pub use lease::{Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner};
 pub use mac::Mac;
 pub use name::{IfName, NetworkName};
 pub use netns::Netns;
-pub use pod::PodNetwork;
+pub use pod::{Detached, PodNetwork, bring_up_loopback, loopback_is_up};
+pub use pod_request::PodRequest;
+pub use range::{Range4, Range6, Ranges};
+pub use route::Shape;

@@ -4,6 +4,9 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use crate::{Error, Result};
 
 /// An Ethernet address; prints as `da:d0:0a:58:00:02`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +28,11 @@ impl Mac {
         Self::local(0xd6, gateway)
     }
 
+    /// Whether it is one of [`Self::of_bridge`].
+    pub(crate) fn is_of_bridge(self) -> bool {
+        self.0.starts_with(&[0xd6, 0xd0])
+    }
+
     /// The first bytes 0xd6, 0xda and 0xde have the bits "locally administered" and "unicast".
     fn local(first: u8, address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
@@ -32,9 +40,49 @@ impl Mac {
     }
 }
 
+impl FromStr for Mac {
+    type Err = Error;
+
+    /// Six bytes in hexadecimal with colons between them; not a group address, and not all zeroes, which the
+    /// kernel would refuse.
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = |reason| Error::Invalid { what: "link-layer address", value: text.to_owned(), reason };
+        let byte = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2);
+        let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
+        let bytes = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+        let bytes = bytes.ok_or_else(|| invalid("is not six bytes like 02:00:5e:10:00:01"))?;
+        if bytes[0] & 1 != 0 || bytes == [0; 6] {
+            return Err(invalid("is not the address of one interface"));
+        }
+        Ok(Self(bytes))
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_back_and_what_no_interface_can_have_is_refused() {
+        let mac: Mac = "02:00:5E:10:00:ff".parse().unwrap();
+        assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
+        for bad in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:ff:01",
+            "2:0:5e:10:0:1",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "xx:00:5e:10:00:01",
+        ] {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
+        }
     }
 }

@@ -1,16 +1,15 @@
-//! Attaching pods to a network and detaching them: the order of steps.
-
-use std::os::fd::AsFd;
+//! Attaching pods to a network and detaching them: the order of steps, and what is public of it.
 
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, host_ifname};
 use crate::host::{Host, route_localnet};
-use crate::lease::{Lease, LeaseState, LeaseStore, LockedLeases, Owner};
+use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::PodPorts;
-use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Veth, Way};
+use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Way};
 use crate::undo::Undo;
-use crate::{Error, HostPort, IfName, Mode, Netns, NetworkConfig, Result, sysctl};
+use crate::work::Work;
+use crate::{Error, HostPort, IfName, Mode, Netns, NetworkConfig, PodRequest, Result, sysctl};
 
 /// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
 const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
@@ -18,15 +17,15 @@ const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
 /// One pod network, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct PodNetwork {
-    host: Host,
-    store: LeaseStore,
+    pub(crate) host: Host,
+    pub(crate) store: LeaseStore,
 }
 
-/// What the steps work on: the host's sockets and the locked lease table.
+/// A pod's interface that is off the network and has still to be removed, which takes some 20 ms.
 #[derive(Debug)]
-struct Work<'a> {
-    host: &'a mut Host,
-    leases: LockedLeases<'a>,
+#[must_use = "the link stays until its network namespace goes"]
+pub struct Detached {
+    link: Option<u32>,
 }
 
 impl PodNetwork {
@@ -36,7 +35,8 @@ impl PodNetwork {
     /// [`Error::Invalid`], or the kernel has no nftables.
     pub fn open(config: NetworkConfig) -> Result<Self> {
         config.check()?;
-        let store = LeaseStore::new(&config.state_dir, &config.name, config.subnet)?;
+        let store = LeaseStore::new(&config.state_dir, &config.name, config.ranges.clone())?;
+        let store = store.import_from(config.import.clone());
         Ok(Self { host: Host::open(config)?, store })
     }
 
@@ -46,19 +46,28 @@ impl PodNetwork {
         &self.host.config
     }
 
-    /// Gives the owner an interface in `netns`, configured and up, and its host ports.
+    /// As [`Self::attach_pod`], with nothing but host ports.
+    ///
+    /// # Errors
+    /// As [`Self::attach_pod`].
+    pub fn attach(&mut self, owner: &Owner, netns: &Netns, ports: &[HostPort]) -> Result<Attachment> {
+        self.attach_pod(owner, netns, &PodRequest::with_ports(ports))
+    }
+
+    /// Gives the owner an interface in `netns`, configured and up, and what it wants besides.
     ///
     /// # Errors
     /// Anything that goes wrong is undone, in reverse. [`Error::Attached`] when the owner has the interface,
-    /// [`Error::Exhausted`] when there is no address, [`Error::PortTaken`] when another pod has a host port.
-    pub fn attach(&mut self, owner: &Owner, netns: &Netns, ports: &[HostPort]) -> Result<Attachment> {
+    /// [`Error::Exhausted`] when there is no address, [`Error::Taken`] when somebody has the address that is
+    /// wanted, [`Error::PortTaken`] when another pod has a host port.
+    pub fn attach_pod(&mut self, owner: &Owner, netns: &Netns, request: &PodRequest) -> Result<Attachment> {
         if netns.is_own()? {
             let value = netns.path().display().to_string();
             return Err(Error::Invalid { what: "network namespace", value, reason: "is that of the host" });
         }
         let leases = self.store.lock()?;
         let mut undo = Undo::new(Work { host: &mut self.host, leases });
-        match attach(&mut undo, owner, netns, ports) {
+        match attach(&mut undo, owner, netns, request) {
             Ok(attachment) => {
                 undo.commit();
                 Ok(attachment)
@@ -67,17 +76,55 @@ impl PodNetwork {
         }
     }
 
+    /// Opens host ports of a pod that is attached already and has none.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`]; [`Error::Invalid`] when the owner is not attached or has ports.
+    pub fn open_ports(&mut self, owner: &Owner, ports: &[HostPort]) -> Result<()> {
+        let leases = self.store.lock_existing()?;
+        let refuse = |reason| Error::Invalid { what: "host ports of", value: owner.to_string(), reason };
+        let leases = leases.ok_or_else(|| refuse("which is not attached to the network"))?;
+        let mut undo = Undo::new(Work { host: &mut self.host, leases });
+        let lease = undo.leases.find(owner)?;
+        let lease = lease.ok_or_else(|| refuse("which is not attached to the network"))?;
+        if !undo.leases.kept_ports(lease.slot).is_empty() {
+            return Err(refuse("which has some already"));
+        }
+        let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
+        match open_ports(&mut undo, &attachment, &lease, ports) {
+            Ok(()) => {
+                undo.commit();
+                Ok(())
+            }
+            Err(error) => Err(undo.roll_back(error)),
+        }
+    }
+
     /// Takes the owner's interface off the network and gives its address and host ports back. Whether it had
-    /// any. The interface itself goes with its network namespace, because removing it takes 20 ms.
+    /// any. The interface itself goes with its network namespace.
     ///
     /// # Errors
     /// The kernel refused; what is missing already is no error.
     pub fn detach(&mut self, owner: &Owner) -> Result<bool> {
-        let Some(leases) = self.store.lock_existing()? else { return Ok(false) };
+        Ok(self.release(owner, None)?.is_some())
+    }
+
+    /// As [`Self::detach`]; gives what is left to do, which nobody has to wait for. The interface of a pod that
+    /// another plugin attached is removed in `netns`.
+    ///
+    /// # Errors
+    /// As [`Self::detach`].
+    pub fn release(&mut self, owner: &Owner, netns: Option<&Netns>) -> Result<Option<Detached>> {
+        let Some(leases) = self.store.lock_existing()? else { return Ok(None) };
         let mut work = Work { host: &mut self.host, leases };
-        let Some(mut lease) = work.leases.find(owner)? else { return Ok(false) };
-        work.release(&mut lease)?;
-        Ok(true)
+        let Some(mut lease) = work.leases.find(owner)? else { return Ok(None) };
+        if lease.kind() == LeaseKind::Imported
+            && let Some(netns) = netns
+        {
+            netns.run(|| RouteSocket::open()?.delete(owner.ifname()))??;
+        }
+        let link = work.release(&mut lease)?;
+        Ok(Some(Detached { link }))
     }
 
     /// What the owner was given, or `None` when it is not attached.
@@ -87,10 +134,10 @@ impl PodNetwork {
     pub fn attachment(&self, owner: &Owner) -> Result<Option<Attachment>> {
         let Some(leases) = self.store.lock_existing()? else { return Ok(None) };
         let active = leases.find(owner)?.filter(|lease| lease.state == LeaseState::Active);
-        Ok(active.map(|lease| Attachment::new(&self.host.config, &leases, lease.slot, owner.ifname())))
+        Ok(active.map(|lease| Attachment::new(&self.host.config, &lease, owner.ifname())))
     }
 
-    /// Every lease of the network, by address.
+    /// Every lease of the network, by place in the table.
     ///
     /// # Errors
     /// The lease table cannot be read.
@@ -121,177 +168,148 @@ impl PodNetwork {
     }
 }
 
-fn attach(undo: &mut Undo<Work<'_>>, owner: &Owner, netns: &Netns, ports: &[HostPort]) -> Result<Attachment> {
-    undo.change_subnet()?;
+impl Detached {
+    /// Removes the interface now, unless that has happened.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn destroy(self) -> Result<()> {
+        let Some(index) = self.link else { return Ok(()) };
+        let mut route = RouteSocket::open()?;
+        // Indexes are given in turn, so nobody has this one by now; but being sure costs little.
+        match route.link_at(index)? {
+            Some(link) if !link.up && crate::attachment::address_of(&link.name).is_some() => {
+                route.delete_at(index)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn attach(
+    undo: &mut Undo<Work<'_>>,
+    owner: &Owner,
+    netns: &Netns,
+    request: &PodRequest,
+) -> Result<Attachment> {
+    undo.clean_up()?;
+    undo.fit_ranges()?;
     if undo.leases.is_empty()? {
         undo.push("remove the network", |work| work.remove_if_unused().map(drop));
+        undo.host.check_routes()?;
     }
-    let mut lease = undo.reserve(owner, netns)?;
+    let mut lease = undo.reserve(owner, netns, request)?;
     let reserved = lease.clone();
     undo.push("release the address", move |work| work.leases.release(&reserved));
+    undo.reserve_companion(&lease, request)?;
 
-    let attachment = Attachment::new(&undo.host.config, &undo.leases, lease.slot, owner.ifname());
-    let ports = PodPorts::new(ports, attachment.address.addr(), attachment.address6.map(|net| net.addr()))?;
+    let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
+    // Refused before anything is made; opened when everything is.
+    PodPorts::new(&request.ports, lease.address, lease.given.address6)?;
     let Work { host, leases } = &mut **undo;
     let bridge = host.ensure(leases)?;
 
     let pair = undo.create_veth(&attachment, netns, bridge)?;
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));
-    undo.configure_host_end(&attachment, pair)?;
-    configure_pod_end(&attachment, netns, pair, undo.host.config.mode)?;
+    configure_host_end(undo.host, &attachment, pair, request)?;
+    configure_pod_end(&undo.host.config, &attachment, netns, pair, request)?;
     // The end that came up first has carrier now, but drops packets until a work queue of the kernel has seen
     // it. Asking for the link settles that at once (since 6.8), so that the pod's first packet is not lost.
     undo.host.route.link(&attachment.host_ifname)?;
 
-    if !ports.is_empty() {
-        let pod = attachment.clone();
-        undo.push("remove the host ports", move |work| work.remove_ports(&pod));
-        undo.open_ports(&attachment, &ports)?;
-    }
+    open_ports(undo, &attachment, &lease, &request.ports)?;
     undo.leases.set_state(&mut lease, LeaseState::Active)?;
     Ok(attachment)
 }
 
-impl Work<'_> {
-    /// Goes over to the wanted subnet, once nobody has an address of the one before.
-    fn change_subnet(&mut self) -> Result<()> {
-        let (has, wanted) = (self.leases.subnet(), self.host.config.subnet);
-        if has == wanted {
-            return Ok(());
-        }
-        self.sweep()?;
-        if !self.remove_if_unused()? {
-            let name = self.host.config.name.to_string();
-            return Err(Error::Foreign {
-                what: "network",
-                name,
-                reason: format!("has pods in {has}, so it cannot be {wanted}"),
-            });
-        }
-        self.leases.renew()
+fn configure_host_end(
+    host: &mut Host,
+    attachment: &Attachment,
+    pair: Pair,
+    request: &PodRequest,
+) -> Result<()> {
+    let bridging = &host.config.bridging;
+    let way = match host.config.mode {
+        Mode::Routed => Way::Route { pod_mac: attachment.mac },
+        // With br_netfilter a frame of a pod to its own host port is redirected while it is still in the
+        // bridge, and has to leave by the port it came from.
+        Mode::Bridged => Way::Port {
+            hairpin: bridging
+                .hairpin
+                .unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0")),
+            isolated: bridging.isolated,
+        },
+    };
+    if host.config.mode == Mode::Bridged
+        && let Some(vlan) = bridging.vlan
+    {
+        host.route.join_vlan(pair.host, &attachment.host_ifname, vlan)?;
     }
-
-    /// Reserves an address. What the dead have left is swept when there is no other, or when the owner itself
-    /// left it.
-    fn reserve(&mut self, owner: &Owner, netns: &Netns) -> Result<Lease> {
-        match self.leases.reserve(owner, netns.id()) {
-            Err(Error::Exhausted { .. } | Error::Attached { .. }) if !self.sweep()?.is_empty() => {
-                self.leases.reserve(owner, netns.id())
-            }
-            reserved => reserved,
-        }
-    }
-
-    fn create_veth(&mut self, attachment: &Attachment, netns: &Netns, bridge: Option<u32>) -> Result<Pair> {
-        let veth = Veth {
-            host_name: &attachment.host_ifname,
-            host_mac: attachment.host_mac,
-            pod_name: &attachment.ifname,
-            pod_mac: attachment.mac,
-            pod_netns: netns.as_fd(),
-            bridge,
-            mtu: self.host.config.mtu,
-        };
-        let made = self.host.route.create_veth(&veth);
-        // Either name can be the one that exists. The host's belongs to the last pod with this address when
-        // its namespace is still alive: that pod is detached, so its link is in nobody's use.
-        match made {
-            Err(error) if error.errno() == Some(Errno::EXIST) => {
-                if self.host.route.link(&attachment.host_ifname)?.is_none() {
-                    return Err(error);
-                }
-                self.host.route.delete(&attachment.host_ifname)?;
-                self.host.route.create_veth(&veth)
-            }
-            Err(error) if error.errno() == Some(Errno::XFULL) => Err(Error::Foreign {
-                what: "bridge",
-                name: self.host.config.bridge.to_string(),
-                reason: "has all the 1023 ports that a bridge can have".to_owned(),
-            }),
-            made => made,
-        }
-    }
-
-    fn configure_host_end(&mut self, attachment: &Attachment, pair: Pair) -> Result<()> {
-        let way = match self.host.config.mode {
-            Mode::Routed => Way::Route { pod_mac: attachment.mac },
-            // With br_netfilter a frame of a pod to its own host port is redirected while it is still in the
-            // bridge, and has to leave by the port it came from.
-            Mode::Bridged => {
-                Way::Port { hairpin: sysctl::read(BRIDGE_NETFILTER).is_ok_and(|value| value != "0") }
-            }
-        };
-        let addresses = attachment.pod_addresses();
-        self.host.route.configure_host_end(&HostEnd {
-            name: &attachment.host_ifname,
-            index: pair.host,
-            way,
-            addresses: &addresses,
-            ipv6: self.host.ipv6,
-        })
-    }
-
-    /// Redirects the host ports, also for clients on the host's loopback.
-    fn open_ports(&mut self, attachment: &Attachment, ports: &PodPorts) -> Result<()> {
-        if self.host.config.mode == Mode::Routed {
-            sysctl::write(&route_localnet(&attachment.host_ifname), "1")?;
-        }
-        self.host.nft.add_ports(ports)
-    }
-
-    /// Takes the lease's pod off the network and gives its address back.
-    fn release(&mut self, lease: &mut Lease) -> Result<()> {
-        self.leases.set_state(lease, LeaseState::Releasing)?;
-        let address = self.leases.address(lease.slot);
-        self.host.route.detach(&host_ifname(address))?;
-        self.host.nft.remove_ports(address, self.host.config.address6(lease.slot))?;
-        self.leases.release(lease)
-    }
-
-    fn sweep(&mut self) -> Result<Vec<Lease>> {
-        let mut dead = Vec::new();
-        for mut lease in self.leases.leases()? {
-            let name = host_ifname(self.leases.address(lease.slot));
-            match lease.state {
-                // The kernel removes the pair when the pod's namespace goes.
-                LeaseState::Active if self.host.route.link(&name)?.is_some() => continue,
-                LeaseState::Active => {}
-                // Nobody but a holder of the lock has these, and we hold it: a crash left them.
-                LeaseState::Reserved | LeaseState::Releasing => self.host.route.delete(&name)?,
-            }
-            self.release(&mut lease)?;
-            dead.push(lease);
-        }
-        Ok(dead)
-    }
-
-    fn remove_if_unused(&mut self) -> Result<bool> {
-        if !self.leases.is_empty()? {
-            return Ok(false);
-        }
-        self.host.remove(&mut self.leases)?;
-        Ok(true)
-    }
-
-    fn remove_ports(&mut self, pod: &Attachment) -> Result<()> {
-        self.host.nft.remove_ports(pod.address.addr(), pod.address6.map(|net| net.addr()))
+    let addresses = attachment.pod_addresses();
+    host.route.configure_host_end(&HostEnd {
+        name: &attachment.host_ifname,
+        index: pair.host,
+        way,
+        addresses: &addresses,
+        ipv6: host.ipv6,
+        alias: &request.alias,
+    })?;
+    match request.to_pod {
+        Some(shape) => host.route.shape(pair.host, attachment.host_ifname.as_str(), shape),
+        None => Ok(()),
     }
 }
 
+/// Redirects the host ports, also for clients on the host's loopback.
+fn open_ports(
+    undo: &mut Undo<Work<'_>>,
+    attachment: &Attachment,
+    lease: &Lease,
+    ports: &[HostPort],
+) -> Result<()> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let elements = PodPorts::new(ports, lease.address, lease.given.address6)?;
+    let slot = lease.slot;
+    undo.push("forget the host ports", move |work| work.leases.forget_ports(slot));
+    undo.leases.keep_ports(slot, ports)?;
+    let undone = elements.clone();
+    undo.push("close the host ports", move |work| work.host.nft.close_ports(&undone));
+    if undo.host.config.mode == Mode::Routed {
+        sysctl::write(&route_localnet(&attachment.host_ifname), "1")?;
+    }
+    undo.host.nft.add_ports(&elements)
+}
+
 /// Configures the pod's end: from a thread inside the pod's namespace, with a socket of it.
-fn configure_pod_end(attachment: &Attachment, netns: &Netns, pair: Pair, mode: Mode) -> Result<()> {
+fn configure_pod_end(
+    config: &NetworkConfig,
+    attachment: &Attachment,
+    netns: &Netns,
+    pair: Pair,
+    request: &PodRequest,
+) -> Result<()> {
     let addresses = attachment.pod_addresses();
     let name = &attachment.ifname;
-    let gateway_mac = (mode == Mode::Routed).then_some(attachment.host_mac);
+    let gateway_mac = (config.mode == Mode::Routed).then_some(attachment.host_mac);
     netns.run(|| {
         switches(name, attachment.address6.is_some())?;
+        for (key, value) in &request.sysctls {
+            sysctl::write(key, value)?;
+        }
         let mut route = RouteSocket::open()?;
         let index = match pair.pod {
             Some(index) => index,
             None => index_of(&mut route, name)?,
         };
-        route.configure_pod_end(&PodEnd { name, index, addresses: &addresses, gateway_mac })
+        let routes = &config.routes;
+        route.configure_pod_end(&PodEnd { name, index, addresses: &addresses, gateway_mac, routes })?;
+        match request.from_pod {
+            Some(shape) => route.shape(index, name.as_str(), shape),
+            None => Ok(()),
+        }
     })?
 }
 
@@ -300,15 +318,15 @@ fn configure_pod_end(attachment: &Attachment, netns: &Netns, pair: Pair, mode: M
 fn switches(ifname: &IfName, ipv6: bool) -> Result<()> {
     // Either of the two being on means on.
     sysctl::write("ipv4/conf/all/accept_redirects", "0")?;
-    sysctl::write(&format!("ipv4/conf/{ifname}/accept_redirects"), "0")?;
+    sysctl::write(&sysctl::of_link("ipv4", ifname, "accept_redirects"), "0")?;
     if !sysctl::has_ipv6() {
         return Ok(());
     }
     if !ipv6 {
-        return sysctl::write(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1");
+        return sysctl::write(&sysctl::of_link("ipv6", ifname, "disable_ipv6"), "1");
     }
     for key in ["accept_redirects", "accept_ra", "accept_dad"] {
-        sysctl::write(&format!("ipv6/conf/{ifname}/{key}"), "0")?;
+        sysctl::write(&sysctl::of_link("ipv6", ifname, key), "0")?;
     }
     Ok(())
 }
@@ -317,4 +335,35 @@ fn index_of(route: &mut RouteSocket, ifname: &IfName) -> Result<u32> {
     let link = route.link(ifname)?;
     let gone = || Error::Answer { what: format!("look up link {ifname}"), reason: "it has just been made" };
     link.map(|link| link.index).ok_or_else(gone)
+}
+
+/// Brings loopback up in a network namespace; again is fine.
+///
+/// # Errors
+/// The kernel refused.
+pub fn bring_up_loopback(netns: &Netns) -> Result<()> {
+    netns.run(|| {
+        let mut route = RouteSocket::open()?;
+        let lo: IfName = "lo".parse()?;
+        let gone =
+            || Error::Refused { what: "look up link lo".to_owned(), errno: Errno::NODEV, detail: None };
+        let link = route.link(&lo)?.ok_or_else(gone)?;
+        route.bring_up(&link, &[])
+    })?
+}
+
+/// Whether loopback is up in a network namespace.
+///
+/// # Errors
+/// The kernel refused.
+pub fn loopback_is_up(netns: &Netns) -> Result<bool> {
+    netns.run(|| {
+        let lo: IfName = "lo".parse()?;
+        Ok(RouteSocket::open()?.link(&lo)?.is_some_and(|link| link.up))
+    })?
+}
+
+/// The host's end of a pod with this address.
+pub(crate) fn host_end(lease: &Lease) -> IfName {
+    host_ifname(lease.address)
 }

@@ -4,11 +4,16 @@ use std::path::{Path, PathBuf};
 
 use dunnage_sys::Call;
 
-use crate::Result;
+use crate::{IfName, Result};
 
 /// Whether the kernel knows IPv6; `ipv6.disable=1` takes the whole directory away.
 pub(crate) fn has_ipv6() -> bool {
     Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// The key of a link's switch. A dot in the name of a link is part of it, because keys are paths here.
+pub(crate) fn of_link(family: &str, link: &IfName, switch: &str) -> String {
+    format!("{family}/conf/{link}/{switch}")
 }
 
 /// Sets a switch below `/proc/sys/net`.

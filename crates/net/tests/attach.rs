@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
 use dunnage_net::{Error, Kind, LeaseState, Mode, Netns, NetworkConfig, PodNetwork};
-use world::{OUTSIDE, UPLINK, World, here, ip, nft, on_fresh_host, owner, seen_as};
+use world::{OUTSIDE, UPLINK, World, here, ip, nft, on_fresh_host, owner, seen_as, subnet};
 
 const PORT: u16 = 7000;
 
@@ -149,7 +149,7 @@ fn two_networks_share_the_table_and_the_last_one_switches_forwarding_back() {
         let mut second = PodNetwork::open(NetworkConfig {
             name: "second".parse().unwrap(),
             bridge: "dunnage1".parse().unwrap(),
-            subnet: "10.89.0.0/24".parse().unwrap(),
+            ranges: subnet("10.89.0.0/24"),
             ..world.config()
         })
         .unwrap();
@@ -171,7 +171,7 @@ fn two_networks_share_the_table_and_the_last_one_switches_forwarding_back() {
 #[test]
 fn an_address_can_be_used_again_while_the_namespace_of_its_last_pod_lives() {
     on_fresh_host(|world| {
-        let config = NetworkConfig { subnet: "10.88.0.0/29".parse().unwrap(), ..world.config() };
+        let config = NetworkConfig { ranges: subnet("10.88.0.0/29"), ..world.config() };
         let mut network = PodNetwork::open(config).unwrap();
         let pods: Vec<_> = (0..5).map(|i| world.pod(&mut network, &format!("pod{i}"))).collect();
         let full = world.netns("full");
@@ -191,7 +191,7 @@ fn an_address_can_be_used_again_while_the_namespace_of_its_last_pod_lives() {
 #[test]
 fn addresses_of_pods_whose_namespace_is_gone_are_swept_when_they_are_needed() {
     on_fresh_host(|world| {
-        let config = NetworkConfig { subnet: "10.88.0.0/29".parse().unwrap(), ..world.config() };
+        let config = NetworkConfig { ranges: subnet("10.88.0.0/29"), ..world.config() };
         let mut network = PodNetwork::open(config).unwrap();
         let mut pods: Vec<_> = (0..5).map(|i| world.pod(&mut network, &format!("pod{i}"))).collect();
         let dead = pods.remove(2);

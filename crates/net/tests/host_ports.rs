@@ -5,7 +5,7 @@ mod world;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use dunnage_net::{HostPort, Mode, Netns, NetworkConfig, PodNetwork, Protocol};
+use dunnage_net::{HostPort, Mode, Netns, NetworkConfig, PodNetwork, Protocol, Ranges};
 use serde_json::Value;
 use world::{OUTSIDE, PATIENCE, UPLINK, World, here, nft, on_fresh_host, seen_as};
 
@@ -15,7 +15,10 @@ const UPLINK6: &str = "2001:db8:1::1";
 const OUTSIDE6: &str = "2001:db8:1::2";
 
 fn dual_stack(world: &World) -> NetworkConfig {
-    NetworkConfig { subnet6: Some("fd00:88::/64".parse().unwrap()), ..world.config() }
+    NetworkConfig {
+        ranges: Ranges::of("10.88.0.0/16".parse().unwrap(), Some("fd00:88::/64".parse().unwrap())),
+        ..world.config()
+    }
 }
 
 fn any4(port: u16) -> SocketAddr {
@@ -206,10 +209,9 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let text = nft("-n list table inet dunnage");
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for line in [
-            "comment \"dunnage pod networks, layout 1\"",
+            "comment \"dunnage pod networks, layout 2\"",
             "elements = { 10.88.0.0/16 }",
             "elements = { fd00:88::/64 }",
-            "elements = { \"dunnage0\" }",
             "type inet_proto . inet_service : ipv4_addr . inet_service",
             "elements = { 6 . 8080 : 10.88.0.2 . 80 }",
             "elements = { 6 . 8080 : fd00:88::2 . 80 }",
@@ -222,7 +224,7 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
             "meta nfproto 2 dnat ip to meta l4proto . th dport map @hp4",
             "dnat ip to ip daddr . meta l4proto . th dport map @hpip4",
             "dnat ip6 to ip6 daddr . meta l4proto . th dport map @hpip6",
-            "ip saddr @nets4 ip daddr != @nets4 ip daddr != 224.0.0.0/4 masquerade",
+            "ip saddr @masq4 ip daddr != @pods4 ip daddr != 224.0.0.0/4 masquerade",
             "iifname @bridges ip daddr 127.0.0.0/8 drop",
             "iifname \"dnp*\" ip daddr 127.0.0.0/8 drop",
         ] {
@@ -231,7 +233,7 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let json: Value = serde_json::from_str(&nft("-j list table inet dunnage")).unwrap();
         let count =
             |kind: &str| json["nftables"].as_array().unwrap().iter().filter(|o| !o[kind].is_null()).count();
-        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (3, 4, 5, 13));
+        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (5, 4, 5, 13));
 
         network.detach(&pod.owner).unwrap();
         let left = nft("-j list table inet dunnage");

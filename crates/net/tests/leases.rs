@@ -7,15 +7,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dunnage_net::{Error, Lease, LeaseState, LeaseStore, Owner};
+use dunnage_net::{Error, Lease, LeaseState, LeaseStore, Owner, Ranges};
 use dunnage_sys::netns::NetnsId;
-use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 const NETNS: NetnsId = NetnsId { dev: 4, ino: 4_026_531_840 };
 
+/// Where records are in a table, and how long each is.
+const RECORDS: u64 = 4096 + 4 * (1 << 18);
+const RECORD: u64 = 192;
+
 fn store(dir: &Path, subnet: &str) -> LeaseStore {
-    LeaseStore::new(dir, &"pods".parse().unwrap(), subnet.parse::<Ipv4Net>().unwrap()).unwrap()
+    LeaseStore::new(dir, &"pods".parse().unwrap(), Ranges::of(subnet.parse().unwrap(), None)).unwrap()
 }
 
 fn owner(name: &str) -> Owner {
@@ -56,8 +59,9 @@ fn a_table_from_before_a_reboot_is_empty() {
     // Another boot, in a header that is sound: as the kernel would give it after a reboot.
     let at = bytes.windows(36).position(|window| window == boot_id().as_bytes()).unwrap();
     bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
-    let sum = fnv(&bytes[..64]);
-    bytes[64..72].copy_from_slice(&sum.to_le_bytes());
+    let segment = bytes[256..272].to_vec();
+    let sum = fnv(&[&bytes[..88], &segment[..]].concat());
+    bytes[88..96].copy_from_slice(&sum.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
     assert!(store.lock_existing().unwrap().is_none());
     assert!(store.lock().unwrap().is_empty().unwrap());
@@ -102,9 +106,8 @@ fn an_address_whose_record_is_torn_stays_taken_until_it_is_released() {
         activate(&store, &format!("pod{i}")).unwrap();
     }
     let path = dir.path().join("pods.tab");
-    let length = std::fs::metadata(&path).unwrap().len();
     // Cuts off the records of the slots 4 to 7, as a full disk might.
-    OpenOptions::new().write(true).open(&path).unwrap().set_len(length - 4 * 128 + 20).unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(RECORDS + 4 * RECORD + 20).unwrap();
     let mut leases = store.lock().unwrap();
     let all = leases.leases().unwrap();
     assert_eq!(
@@ -206,7 +209,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..20u8, any::<bool>()).prop_map(|(pod, crash)| Step::Attach { pod, crash }),
         4 => (0..20u8).prop_map(|pod| Step::Detach { pod }),
         1 => Just(Step::Sweep),
-        1 => (0..16u8, 0..128u8).prop_map(|(slot, at)| Step::Tear { slot, at }),
+        1 => (0..16u8, 0..192u8).prop_map(|(slot, at)| Step::Tear { slot, at }),
         1 => (0..16u8).prop_map(|slot| Step::Truncate { slot }),
     ]
 }
@@ -220,7 +223,6 @@ struct Model {
 
 impl Model {
     fn apply(&mut self, step: &Step, store: &LeaseStore, path: &Path) {
-        let records = 4096 + 4 * 16;
         match *step {
             Step::Attach { pod, crash } => self.attach(pod, crash, store),
             Step::Detach { pod } => {
@@ -244,7 +246,7 @@ impl Model {
             }
             Step::Tear { slot, at } => {
                 let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
-                let at = records + 128 * u64::from(slot) + u64::from(at);
+                let at = RECORDS + RECORD * u64::from(slot) + u64::from(at);
                 let mut byte = [0];
                 file.read_at(&mut byte, at).unwrap();
                 file.write_all_at(&[byte[0].wrapping_add(1)], at).unwrap();
@@ -252,7 +254,7 @@ impl Model {
             }
             Step::Truncate { slot } => {
                 let file = OpenOptions::new().write(true).open(path).unwrap();
-                let end = records + 128 * u64::from(slot) + 20;
+                let end = RECORDS + RECORD * u64::from(slot) + 20;
                 if file.metadata().unwrap().len() > end {
                     file.set_len(end).unwrap();
                     self.owners.retain(|_, kept| *kept < u32::from(slot));

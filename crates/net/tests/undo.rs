@@ -7,10 +7,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dunnage_net::{
-    Error, HostPort, Kind, LeaseState, LeaseStore, Mode, Netns, NetworkConfig, PodNetwork, Protocol,
-};
-use world::{TestNetns, World, ip, nft, on_fresh_host, owner};
+use dunnage_net::{HostPort, Kind, LeaseState, LeaseStore, Mode, Netns, NetworkConfig, PodNetwork, Protocol};
+use world::{TestNetns, World, ip, nft, on_fresh_host, owner, subnet};
 
 const HTTP: HostPort =
     HostPort { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
@@ -132,7 +130,7 @@ fn a_reservation_that_a_crash_left_is_taken_over_by_its_owner() {
     on_fresh_host(|world| {
         let netns = world.netns("pod");
         let config = world.config();
-        let store = LeaseStore::new(&config.state_dir, &config.name, config.subnet).unwrap();
+        let store = LeaseStore::new(&config.state_dir, &config.name, config.ranges.clone()).unwrap();
         let left = store.lock().unwrap().reserve(&owner("pod"), netns.0.id()).unwrap();
         assert_eq!(left.state, LeaseState::Reserved);
         ip("link add dnp0a580002 type veth peer name left");
@@ -146,25 +144,26 @@ fn a_reservation_that_a_crash_left_is_taken_over_by_its_owner() {
 }
 
 #[test]
-fn another_subnet_is_taken_only_when_the_one_before_is_unused() {
+fn another_subnet_is_taken_beside_the_one_that_pods_are_in_and_alone_once_they_are_gone() {
     on_fresh_host(|world| {
         let before = without_state_dir(world);
         let bridged = NetworkConfig { mode: Mode::Bridged, ..world.config() };
         let mut network = PodNetwork::open(bridged.clone()).unwrap();
         let pod = world.pod(&mut network, "a");
-        let config = NetworkConfig { subnet: "10.90.0.0/24".parse().unwrap(), ..bridged };
+        let config = NetworkConfig { ranges: subnet("10.90.0.0/24"), ..bridged };
         let mut other = PodNetwork::open(config).unwrap();
         let netns = world.netns("b");
-        let error = other.attach(&owner("b"), &netns.0, &[]).unwrap_err();
-        assert!(matches!(error, Error::Foreign { .. }), "{error}");
-        let said = error.to_string();
-        assert_eq!(said, "network local exists and has pods in 10.88.0.0/16, so it cannot be 10.90.0.0/24");
-        // Whoever has the new configuration can still detach what was attached with the old one.
-        assert!(other.detach(&pod.owner).unwrap());
         assert_eq!(other.attach(&owner("b"), &netns.0, &[]).unwrap().address.to_string(), "10.90.0.2/24");
         let bridge = ip("-o addr show dunnage0");
+        assert!(bridge.contains("10.90.0.1/24") && bridge.contains("10.88.0.1/16"), "{bridge}");
+        other.detach(&owner("b")).unwrap();
+        // Whoever has the new configuration can detach what was attached with the old one.
+        assert!(other.detach(&pod.owner).unwrap());
+        assert!(other.remove_if_unused().unwrap());
+        other.attach(&owner("b"), &netns.0, &[]).unwrap();
+        let bridge = ip("-o addr show dunnage0");
         assert!(bridge.contains("10.90.0.1/24") && !bridge.contains("10.88.0.1"), "{bridge}");
-        assert!(!nft("list set inet dunnage nets4").contains("10.88"));
+        assert!(!nft("list set inet dunnage pods4").contains("10.88"));
         other.detach(&owner("b")).unwrap();
         assert!(network.remove_if_unused().unwrap(), "and the other way round");
         drop((pod, netns));

@@ -25,6 +25,21 @@ impl<F: AsFd> Flock<F> {
             }
         }
     }
+
+    /// Takes the lock, or gives `None` when somebody else has it.
+    ///
+    /// # Errors
+    /// `ENOLCK` when the kernel is out of memory for locks.
+    pub fn try_exclusive(file: F) -> Result<Option<Self>> {
+        loop {
+            match rustix::fs::flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(Self(file))),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(errno).call(|| "flock"),
+            }
+        }
+    }
 }
 
 impl<F: AsFd> Drop for Flock<F> {

@@ -8,6 +8,7 @@
 //! borrowed C strings and descriptors and returns a bare [`Errno`]; the parent adds the sentence with
 //! [`Call::call`].
 
+pub mod background;
 pub mod bpf;
 pub mod classic_mount;
 pub mod clone;

@@ -1,33 +1,38 @@
 //! The first page of a lease table: what it is for, and what the host looked like before.
 
-use std::ops::Range;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 
 use super::record::{self, checksum};
-use crate::config::PREFIXES;
+use super::segment::{SEGMENTS_MAX, SLOTS_MAX, Segment, Segments};
 
 /// Bytes reserved for the header.
 pub(super) const SIZE: u64 = 4096;
-/// Bytes that are written and checked.
-pub(super) const FIXED: usize = 72;
+/// Bytes of the part that says what the table is, with the checksum at its end.
+pub(super) const FIXED: usize = 96;
+const SUM_AT: usize = 88;
 /// Where the words that change begin: cursor, end of use, what was switched on.
 pub(super) const CURSOR_AT: u64 = 128;
 pub(super) const END_AT: u64 = 132;
 pub(super) const SWITCHED_AT: u64 = 136;
+/// Where the segments are, and the bytes of each.
+pub(super) const SEGMENTS_AT: usize = 256;
+const SEGMENT: usize = 16;
+/// All of it.
+pub(super) const WHOLE: usize = SEGMENTS_AT + SEGMENT * SEGMENTS_MAX;
 
 const MAGIC: &[u8; 8] = b"dunleas\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// The network's own address and the gateway are not for pods.
-pub(super) const FIRST: u32 = 2;
-
-/// The part of a header that never changes.
+/// What a table is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     /// `/proc/sys/kernel/random/boot_id`, 36 characters.
     pub(super) boot_id: [u8; 36],
-    pub(super) subnet: Ipv4Net,
+    pub(super) segments: Segments,
+    /// What the slots are added to for IPv6.
+    pub(super) base6: Option<Ipv6Addr>,
 }
 
 /// Where the state of a slot is.
@@ -35,52 +40,71 @@ pub(super) fn word_at(slot: u32) -> u64 {
     SIZE + 4 * u64::from(slot)
 }
 
+/// Where the record of a slot is. There are words for all the slots a table can ever have, so that records stay
+/// where they are when it grows; what was never written takes no memory.
+pub(super) fn record_at(slot: u32) -> u64 {
+    word_at(SLOTS_MAX) + record::SIZE as u64 * u64::from(slot)
+}
+
 /// Why a header cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unreadable(pub(super) &'static str);
 
 impl Header {
-    /// Addresses there are, with the three that pods do not get.
-    pub(super) fn slots(&self) -> u32 {
-        1 << (32 - u32::from(self.subnet.prefix_len()))
-    }
-
-    /// The slots that pods get: neither the network's own address, nor the gateway, nor broadcast.
-    pub(super) fn usable(&self) -> Range<u32> {
-        FIRST..self.slots() - 1
-    }
-
-    /// Where the record of a slot is.
-    pub(super) fn record_at(&self, slot: u32) -> u64 {
-        word_at(self.slots()) + record::SIZE as u64 * u64::from(slot)
-    }
-
-    pub(super) fn encode(&self) -> [u8; FIXED] {
+    /// The fixed part and the segments. Segments are only ever appended, and count only once the fixed part says
+    /// so: they are to be written first.
+    pub(super) fn encode(&self) -> ([u8; FIXED], Vec<u8>) {
+        let mut segments = Vec::new();
+        for segment in self.segments.iter() {
+            segments.extend(segment.net.network().octets());
+            segments.extend([segment.net.prefix_len(), 0, 0, 0]);
+            segments.extend(segment.first.to_le_bytes());
+            segments.extend(segment.length.to_le_bytes());
+        }
         let mut bytes = [0; FIXED];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.subnet.addr().octets());
-        bytes[16] = self.subnet.prefix_len();
+        let count = u32::try_from(segments.len() / SEGMENT).expect("at most 32 segments");
+        bytes[12..16].copy_from_slice(&count.to_le_bytes());
+        bytes[16] = u8::from(self.base6.is_some());
         bytes[20..56].copy_from_slice(&self.boot_id);
-        let sum = checksum(&[&bytes[..64]]);
-        bytes[64..].copy_from_slice(&sum.to_le_bytes());
-        bytes
+        bytes[56..72].copy_from_slice(&self.base6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+        let sum = checksum(&[&bytes[..SUM_AT], &segments]);
+        bytes[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
+        (bytes, segments)
     }
 
-    pub(super) fn decode(bytes: &[u8; FIXED]) -> Result<Self, Unreadable> {
+    pub(super) fn decode(bytes: &[u8; WHOLE]) -> Result<Self, Unreadable> {
         if &bytes[..8] != MAGIC {
             return Err(Unreadable("is not a lease table"));
         }
         if bytes[8..12] != VERSION.to_le_bytes() {
             return Err(Unreadable("is of another version of this program"));
         }
-        if bytes[64..] != checksum(&[&bytes[..64]]).to_le_bytes() {
-            return Err(Unreadable("has a damaged header"));
+        let damaged = Unreadable("has a damaged header");
+        let count = word(bytes, 12) as usize;
+        let segments = bytes[SEGMENTS_AT..].get(..count.saturating_mul(SEGMENT)).ok_or(damaged)?;
+        if bytes[SUM_AT..FIXED] != checksum(&[&bytes[..SUM_AT], segments]).to_le_bytes() {
+            return Err(damaged);
         }
-        let address: [u8; 4] = bytes[12..16].try_into().expect("four bytes");
-        let subnet = Ipv4Net::new(address.into(), bytes[16]).ok();
-        let subnet = subnet.filter(|net| PREFIXES.contains(&net.prefix_len()));
-        let subnet = subnet.ok_or(Unreadable("has a subnet of impossible size"))?;
-        Ok(Self { boot_id: bytes[20..56].try_into().expect("36 bytes"), subnet })
+        let mut all = Segments::default();
+        for bytes in segments.chunks_exact(SEGMENT) {
+            let address: [u8; 4] = bytes[..4].try_into().expect("four bytes");
+            let net = Ipv4Net::new(Ipv4Addr::from(address), bytes[4]).map_err(|_| damaged)?;
+            let segment = Segment { net, first: word(bytes, 8), length: word(bytes, 12) };
+            if !segment.is_sound() || !all.append(segment) {
+                return Err(Unreadable("has a subnet of impossible size"));
+            }
+        }
+        let base6: [u8; 16] = bytes[56..72].try_into().expect("sixteen bytes");
+        Ok(Self {
+            boot_id: bytes[20..56].try_into().expect("36 bytes"),
+            segments: all,
+            base6: (bytes[16] != 0).then(|| base6.into()),
+        })
     }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }

@@ -1,16 +1,21 @@
-//! Who has a slot: 128 bytes with a checksum.
+//! Who has a slot and what was given with it: 192 bytes with a checksum.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
 use crate::name::check_file_name;
-use crate::{Error, IfName, Result};
+use crate::{Error, IfName, Mac, Result};
 
 /// Bytes of a record.
-pub(super) const SIZE: usize = 128;
-const NAMES_AT: usize = 32;
-const NAMES_MAX: usize = SIZE - NAMES_AT;
+pub(super) const SIZE: usize = 192;
+const NAMES_AT: usize = 80;
+const NAMES_MAX: usize = 96;
+
+const HAS_IPV6: u8 = 1;
+const IMPORTED: u8 = 2;
+const COMPANION: u8 = 4;
 
 /// What an address is leased to: one interface of one container or pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -62,27 +67,74 @@ impl fmt::Display for Owner {
 }
 
 /// What a slot says.
+/// What goes with an address, as it was decided when the address was given: a configuration that changes later
+/// does not change what a pod has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Given {
+    pub(crate) address6: Option<Ipv6Addr>,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) gateway6: Option<Ipv6Addr>,
+    /// Of the pod's interface.
+    pub(crate) mac: Mac,
+    pub(crate) kind: LeaseKind,
+}
+
+/// How a lease came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LeaseKind {
+    /// A pod was attached.
+    #[default]
+    Attached,
+    /// Another plugin's lease, of a pod that it attached; nothing of it on the host is known here.
+    Imported,
+    /// The IPv6 address that belongs to this place was given together with another IPv4 address.
+    Companion,
+}
+
+impl Given {
+    /// Nothing but the address.
+    pub(crate) fn nothing(kind: LeaseKind) -> Self {
+        Self { address6: None, gateway: Ipv4Addr::UNSPECIFIED, gateway6: None, mac: Mac([0; 6]), kind }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) owner: Owner,
     pub(super) netns: NetnsId,
+    pub(super) given: Given,
 }
 
 impl Record {
     pub(super) fn encode(&self, slot: u32) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         let (id, ifname) = (self.owner.id.as_bytes(), self.owner.ifname.as_str().as_bytes());
+        let given = &self.given;
         bytes[8..16].copy_from_slice(&self.netns.dev.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.netns.ino.to_le_bytes());
-        // Both fit in a byte: `Owner::new` checked that together they fit behind offset 32.
+        // Both fit in a byte: `Owner::new` checked that together they are at most 96 bytes.
         bytes[24] = u8::try_from(id.len()).unwrap_or(u8::MAX);
         bytes[25] = u8::try_from(ifname.len()).unwrap_or(u8::MAX);
+        bytes[26] = self.flags();
         bytes[28..32].copy_from_slice(&slot.to_le_bytes());
+        bytes[32..48].copy_from_slice(&given.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+        bytes[48..52].copy_from_slice(&given.gateway.octets());
+        bytes[52..58].copy_from_slice(&given.mac.0);
+        bytes[64..80].copy_from_slice(&given.gateway6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
         bytes[NAMES_AT..NAMES_AT + id.len()].copy_from_slice(id);
         bytes[NAMES_AT + id.len()..][..ifname.len()].copy_from_slice(ifname);
         let sum = checksum(&[&bytes[8..]]);
         bytes[..8].copy_from_slice(&sum.to_le_bytes());
         bytes
+    }
+
+    fn flags(&self) -> u8 {
+        let ipv6 = if self.given.address6.is_some() { HAS_IPV6 } else { 0 };
+        ipv6 | match self.given.kind {
+            LeaseKind::Attached => 0,
+            LeaseKind::Imported => IMPORTED,
+            LeaseKind::Companion => COMPANION,
+        }
     }
 
     /// `None` for a torn or misplaced record.
@@ -97,7 +149,23 @@ impl Record {
         let id = std::str::from_utf8(names.get(..id_length)?).ok()?;
         let ifname = std::str::from_utf8(names.get(id_length..id_length + ifname_length)?).ok()?;
         let owner = Owner::new(id, ifname.parse().ok()?).ok()?;
-        Some(Self { owner, netns: NetnsId { dev: number(8), ino: number(16) } })
+        Some(Self { owner, netns: NetnsId { dev: number(8), ino: number(16) }, given: given(bytes) })
+    }
+}
+
+fn given(bytes: &[u8; SIZE]) -> Given {
+    let ipv6 = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).expect("sixteen bytes"));
+    let has_ipv6 = bytes[26] & HAS_IPV6 != 0;
+    Given {
+        address6: has_ipv6.then(|| ipv6(32)),
+        gateway: Ipv4Addr::new(bytes[48], bytes[49], bytes[50], bytes[51]),
+        gateway6: has_ipv6.then(|| ipv6(64)),
+        mac: Mac(bytes[52..58].try_into().expect("six bytes")),
+        kind: match bytes[26] & !HAS_IPV6 {
+            IMPORTED => LeaseKind::Imported,
+            COMPANION => LeaseKind::Companion,
+            _ => LeaseKind::Attached,
+        },
     }
 }
 
@@ -125,7 +193,10 @@ mod tests {
             change in 1u8..,
         ) {
             let owner = Owner::new(&id, ifname.parse().unwrap()).unwrap();
-            let record = Record { owner, netns: NetnsId { dev: 4, ino } };
+            let mut given = Given::nothing(LeaseKind::Imported);
+            given.address6 = Some("fd00::7".parse().unwrap());
+            given.gateway6 = Some("fd00::1".parse().unwrap());
+            let record = Record { owner, netns: NetnsId { dev: 4, ino }, given };
             let mut bytes = record.encode(slot);
             prop_assert_eq!(Record::decode(&bytes, slot), Some(record));
             prop_assert_eq!(Record::decode(&bytes, slot.wrapping_add(1)), None);

@@ -1,41 +1,63 @@
-//! The lease tables of a host, and one of them while it is locked.
+//! The lease tables of a host: found, begun, locked.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dunnage_sys::flock::Flock;
 use dunnage_sys::netns::NetnsId;
 use dunnage_sys::{Call, Errno};
-use ipnet::Ipv4Net;
 
-use super::header::{self, FIRST, Header};
-use super::record::{self, Owner, Record};
-use super::words::{LeaseState, STATE_MASK, Words, read_or_zero};
+use super::header::{self, Header};
+use super::locked::LockedLeases;
+use super::record::{Given, LeaseKind, Owner};
+use super::words::{LeaseState, read_or_zero};
+use super::{Segments, host_local};
+use crate::range::Ranges;
 use crate::{Error, NetworkName, Result};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-const SUFFIX: &str = "tab";
+const UPTIME: &str = "/proc/uptime";
+pub(super) const SUFFIX: &str = "tab";
 
 /// An address that is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Offset of the address into the subnet.
+    /// Its place in the table.
     pub slot: u32,
+    /// The address.
+    pub address: Ipv4Addr,
     /// Where it is in its life.
     pub state: LeaseState,
     /// Who has it and in which network namespace; `None` when that part of the table is damaged.
     pub holder: Option<(Owner, NetnsId)>,
+    pub(crate) given: Given,
+}
+
+impl Lease {
+    /// How it came about.
+    #[must_use]
+    pub fn kind(&self) -> LeaseKind {
+        self.given.kind
+    }
+
+    /// Whether it is this owner's.
+    pub(crate) fn is_of(&self, owner: &Owner) -> bool {
+        self.holder.as_ref().is_some_and(|(holder, _)| holder == owner)
+    }
 }
 
 /// The lease table of one network.
 #[derive(Debug)]
 pub struct LeaseStore {
-    dir: PathBuf,
-    path: PathBuf,
-    header: Header,
+    pub(super) dir: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) ranges: Ranges,
+    pub(super) import: Option<PathBuf>,
+    boot_id: [u8; 36],
 }
 
 impl LeaseStore {
@@ -43,17 +65,24 @@ impl LeaseStore {
     ///
     /// # Errors
     /// The boot id cannot be read.
-    pub fn new(dir: &Path, name: &NetworkName, subnet: Ipv4Net) -> Result<Self> {
+    pub fn new(dir: &Path, name: &NetworkName, ranges: Ranges) -> Result<Self> {
         let text = std::fs::read_to_string(BOOT_ID).call(|| format!("read {BOOT_ID}"))?;
         let boot_id = text.trim().as_bytes().try_into();
         let boot_id =
             boot_id.map_err(|_| dunnage_sys::Error::new(format!("read {BOOT_ID}"), Errno::INVAL))?;
         let path = dir.join(format!("{name}.{SUFFIX}"));
-        Ok(Self { dir: dir.to_owned(), path, header: Header { boot_id, subnet } })
+        Ok(Self { dir: dir.to_owned(), path, ranges, import: None, boot_id })
+    }
+
+    /// Takes over the leases of `host-local` in `dir` when the table is begun.
+    #[must_use]
+    pub fn import_from(mut self, dir: Option<PathBuf>) -> Self {
+        self.import = dir;
+        self
     }
 
     /// Waits for the lock of all networks in the directory and opens the table; makes it when it is missing
-    /// or from before a reboot. It may be of another subnet: see [`LockedLeases::subnet`].
+    /// or from before a reboot.
     ///
     /// # Errors
     /// [`Error::Damaged`].
@@ -62,21 +91,50 @@ impl LeaseStore {
         let lock = self.lock_dir()?;
         let (file, header) = match self.open()? {
             Some(found) => found,
-            None => (self.create()?, self.header.clone()),
+            None => self.create()?,
         };
-        Ok(LockedLeases { store: self, header, file, _lock: lock })
+        Ok(LockedLeases::new(self, header, file, lock))
     }
 
-    /// As [`Self::lock`], or `None` when there is no table.
+    /// As [`Self::lock`], or `None` when there is no table and nothing to begin one with.
     ///
     /// # Errors
     /// As [`Self::lock`].
     pub fn lock_existing(&self) -> Result<Option<LockedLeases<'_>>> {
-        if !self.dir.exists() {
+        if !self.dir.exists() && !self.has_import() {
             return Ok(None);
         }
+        if self.has_import() {
+            return self.lock().map(Some);
+        }
         let lock = self.lock_dir()?;
-        Ok(self.open()?.map(|(file, header)| LockedLeases { store: self, header, file, _lock: lock }))
+        Ok(self.open()?.map(|(file, header)| LockedLeases::new(self, header, file, lock)))
+    }
+
+    /// As [`Self::lock_existing`], or `None` when somebody has the lock.
+    pub(crate) fn try_lock_existing(&self) -> Result<Option<LockedLeases<'_>>> {
+        let Some((file, header)) = self.open()? else { return Ok(None) };
+        let dir = File::open(&self.dir).call(|| format!("open {}", self.dir.display()))?;
+        Ok(Flock::try_exclusive(dir)?.map(|lock| LockedLeases::new(self, header, file, lock)))
+    }
+
+    /// Whether the table can be read, without waiting for whoever has the lock.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], or the file cannot be read.
+    pub fn check(&self) -> Result<()> {
+        self.open().map(drop)
+    }
+
+    /// The header that an empty table gets.
+    pub(super) fn header(&self) -> Header {
+        let base6 = self.ranges.v6.as_ref().map(|range| range.first);
+        Header { boot_id: self.boot_id, segments: self.ranges.segments(), base6 }
+    }
+
+    fn has_import(&self) -> bool {
+        let leases = self.import.as_deref().and_then(|dir| std::fs::read_dir(dir).ok());
+        leases.is_some_and(|mut entries| entries.next().is_some())
     }
 
     /// The lock is on the directory, because a lock on a file that can be removed excludes nobody who opened
@@ -92,227 +150,64 @@ impl LeaseStore {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).call(|| format!("open {}", self.path.display()))?,
         };
-        let mut bytes = [0; header::FIXED];
+        let mut bytes = [0; header::WHOLE];
         read_or_zero(&file, &mut bytes, 0).call(|| format!("read {}", self.path.display()))?;
         let found = Header::decode(&bytes).map_err(|error| self.damaged(error.0))?;
-        Ok((found.boot_id == self.header.boot_id).then_some((file, found)))
+        Ok((found.boot_id == self.boot_id).then_some((file, found)))
     }
 
-    /// Makes an empty table, complete before it gets its name.
-    fn create(&self) -> Result<File> {
+    /// Makes a table, complete with what is taken over, before it gets its name.
+    pub(super) fn create(&self) -> Result<(File, Header)> {
         let new = self.path.with_extension("new");
         let named = || format!("create {}", self.path.display());
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new);
         let file = file.call(named)?;
-        let filled = (|| {
-            file.set_len(self.header.record_at(self.header.slots()))?;
-            file.write_all_at(&self.header.encode(), 0)?;
-            file.write_all_at(&FIRST.to_le_bytes(), header::CURSOR_AT)?;
-            std::fs::rename(&new, &self.path)
-        })();
-        filled.inspect_err(|_| drop(std::fs::remove_file(&new))).call(named)?;
-        Ok(file)
+        let filled = self.fill(&file).and_then(|header| {
+            std::fs::rename(&new, &self.path).call(named)?;
+            Ok(header)
+        });
+        let header = filled.inspect_err(|_| drop(std::fs::remove_file(&new)))?;
+        Ok((file, header))
+    }
+
+    fn fill(&self, file: &File) -> Result<Header> {
+        let named = || format!("write {}", self.path.display());
+        let mut header = self.header();
+        let imported = match &self.import {
+            Some(dir) => host_local::load(dir, uptime()?)?,
+            None => Vec::new(),
+        };
+        write_header(file, &header).call(named)?;
+        file.set_len(header::record_at(header.segments.slots())).call(named)?;
+        super::locked::take_over(file, &self.ranges, &mut header, &imported).call(named)?;
+        Ok(header)
     }
 
     fn damaged(&self, reason: &'static str) -> Error {
         Error::Damaged { path: self.path.clone(), reason }
     }
+
+    pub(super) fn boot_id(&self) -> &[u8; 36] {
+        &self.boot_id
+    }
+
+    pub(super) fn wanted(&self) -> Segments {
+        self.ranges.segments()
+    }
 }
 
-/// A table that nobody else can change until this is dropped.
-#[derive(Debug)]
-pub struct LockedLeases<'a> {
-    store: &'a LeaseStore,
-    header: Header,
-    file: File,
-    _lock: Flock<File>,
+/// Segments first: the fixed part says how many there are.
+pub(super) fn write_header(file: &File, header: &Header) -> std::io::Result<()> {
+    let (fixed, segments) = header.encode();
+    file.write_all_at(&segments, header::SEGMENTS_AT as u64)?;
+    file.write_all_at(&fixed, 0)
 }
 
-impl LockedLeases<'_> {
-    /// The subnet that the leases are of, which is another one than the store's after that was changed.
-    #[must_use]
-    pub fn subnet(&self) -> Ipv4Net {
-        self.header.subnet
-    }
-
-    /// The address of a slot.
-    #[must_use]
-    pub fn address(&self, slot: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.header.subnet.network()) + slot)
-    }
-
-    /// Begins an empty table, of the store's subnet.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn renew(&mut self) -> Result<()> {
-        self.file = self.store.create()?;
-        self.header = self.store.header.clone();
-        Ok(())
-    }
-
-    /// Reserves an address; the one after the last that was given, so that one that was released rests as
-    /// long as possible.
-    ///
-    /// # Errors
-    /// [`Error::Exhausted`]; [`Error::Attached`] when the owner has a lease in any state.
-    pub fn reserve(&mut self, owner: &Owner, netns: NetnsId) -> Result<Lease> {
-        let words = self.words()?;
-        if let Some(lease) = self.find_in(&words, owner)? {
-            let address = self.address(lease.slot).into();
-            return Err(Error::Attached { owner: owner.to_string(), address });
-        }
-        let usable = self.header.usable();
-        let slot =
-            words.free_from(self.word(header::CURSOR_AT)?, &usable).ok_or_else(|| Error::Exhausted {
-                subnet: self.header.subnet,
-                used: u32::try_from(words.used().count()).unwrap_or(u32::MAX),
-                total: usable.end - usable.start,
-            })?;
-        let record = Record { owner: owner.clone(), netns };
-        // The order matters: see the module.
-        self.set(header::CURSOR_AT, slot + 1)?;
-        self.set(header::END_AT, words.end.max(slot + 1))?;
-        self.write(&record.encode(slot), self.header.record_at(slot))?;
-        self.set(header::word_at(slot), owner.tag() << 2 | LeaseState::Reserved as u32)?;
-        Ok(Lease { slot, state: LeaseState::Reserved, holder: Some((record.owner, netns)) })
-    }
-
-    /// The lease of this owner.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn find(&self, owner: &Owner) -> Result<Option<Lease>> {
-        self.find_in(&self.words()?, owner)
-    }
-
-    /// Every lease, by address.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn leases(&self) -> Result<Vec<Lease>> {
-        let words = self.words()?;
-        words.used().map(|(slot, word)| self.lease(slot, word)).collect()
-    }
-
-    /// Whether no address is leased.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.words()?.used().next().is_none())
-    }
-
-    /// Moves a lease to another state.
-    ///
-    /// # Errors
-    /// The table cannot be written.
-    pub fn set_state(&mut self, lease: &mut Lease, state: LeaseState) -> Result<()> {
-        let at = header::word_at(lease.slot);
-        self.set(at, self.word(at)? & !STATE_MASK | state as u32)?;
-        lease.state = state;
-        Ok(())
-    }
-
-    /// Gives an address back.
-    ///
-    /// # Errors
-    /// The table cannot be written.
-    pub fn release(&mut self, lease: &Lease) -> Result<()> {
-        self.set(header::word_at(lease.slot), 0)
-    }
-
-    /// Removes the table itself.
-    ///
-    /// # Errors
-    /// The file cannot be removed.
-    pub fn remove(&mut self) -> Result<()> {
-        let path = &self.store.path;
-        Ok(std::fs::remove_file(path).call(|| format!("remove {}", path.display()))?)
-    }
-
-    /// Bits that say what was switched on in the kernel for this network.
-    pub(crate) fn switched(&self) -> Result<u32> {
-        self.word(header::SWITCHED_AT)
-    }
-
-    pub(crate) fn set_switched(&mut self, bits: u32) -> Result<()> {
-        self.set(header::SWITCHED_AT, bits)
-    }
-
-    /// Hands those bits to another network of the directory; `false` when there is none.
-    pub(crate) fn hand_over_switched(&self) -> Result<bool> {
-        let Some(other) = self.another_table()? else { return Ok(false) };
-        let named = || format!("write {}", other.display());
-        let file = OpenOptions::new().read(true).write(true).open(&other).call(named)?;
-        let mut word = [0; 4];
-        file.read_exact_at(&mut word, header::SWITCHED_AT).call(named)?;
-        let both = u32::from_le_bytes(word) | self.switched()?;
-        file.write_all_at(&both.to_le_bytes(), header::SWITCHED_AT).call(named)?;
-        Ok(true)
-    }
-
-    /// A table of this boot other than this one.
-    fn another_table(&self) -> Result<Option<PathBuf>> {
-        let dir = &self.store.dir;
-        for entry in std::fs::read_dir(dir).call(|| format!("list {}", dir.display()))? {
-            let path = entry.call(|| format!("list {}", dir.display()))?.path();
-            if path != self.store.path
-                && path.extension().is_some_and(|end| end == SUFFIX)
-                && self.is_live(&path)
-            {
-                return Ok(Some(path));
-            }
-        }
-        Ok(None)
-    }
-
-    fn is_live(&self, path: &Path) -> bool {
-        let mut bytes = [0; header::FIXED];
-        let read = File::open(path).and_then(|file| file.read_exact_at(&mut bytes, 0));
-        read.is_ok() && Header::decode(&bytes).is_ok_and(|found| found.boot_id == self.store.header.boot_id)
-    }
-
-    fn find_in(&self, words: &Words, owner: &Owner) -> Result<Option<Lease>> {
-        let tag = owner.tag() << 2;
-        for (slot, word) in words.used().filter(|(_, word)| word & !STATE_MASK == tag) {
-            let lease = self.lease(slot, word)?;
-            if lease.holder.as_ref().is_some_and(|(holder, _)| holder == owner) {
-                return Ok(Some(lease));
-            }
-        }
-        Ok(None)
-    }
-
-    fn lease(&self, slot: u32, word: u32) -> Result<Lease> {
-        let mut bytes = [0; record::SIZE];
-        self.read(&mut bytes, self.header.record_at(slot))?;
-        let holder = Record::decode(&bytes, slot).map(|record| (record.owner, record.netns));
-        let state = LeaseState::of(word).expect("only slots with a state are used");
-        Ok(Lease { slot, state, holder })
-    }
-
-    fn words(&self) -> Result<Words> {
-        let words = Words::load(&self.header, &self.file);
-        Ok(words.call(|| format!("read {}", self.store.path.display()))?)
-    }
-
-    fn word(&self, at: u64) -> Result<u32> {
-        let mut bytes = [0; 4];
-        self.read(&mut bytes, at)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn set(&mut self, at: u64, word: u32) -> Result<()> {
-        self.write(&word.to_le_bytes(), at)
-    }
-
-    fn read(&self, bytes: &mut [u8], at: u64) -> Result<()> {
-        Ok(read_or_zero(&self.file, bytes, at).call(|| format!("read {}", self.store.path.display()))?)
-    }
-
-    fn write(&mut self, bytes: &[u8], at: u64) -> Result<()> {
-        Ok(self.file.write_all_at(bytes, at).call(|| format!("write {}", self.store.path.display()))?)
-    }
+/// Time since the machine started.
+pub(super) fn uptime() -> Result<Duration> {
+    let text = std::fs::read_to_string(UPTIME).call(|| format!("read {UPTIME}"))?;
+    let seconds = text.split(['.', ' ']).next().and_then(|word| word.parse().ok());
+    let seconds = seconds.ok_or_else(|| dunnage_sys::Error::new(format!("read {UPTIME}"), Errno::INVAL))?;
+    Ok(Duration::from_secs(seconds))
 }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
-use super::header::{END_AT, Header, SIZE};
+use super::header::{END_AT, SIZE};
+use crate::range::Interval;
 
 /// The state is in the two lowest bits of a word, the owner's tag in the others.
 pub(super) const STATE_MASK: u32 = 0b11;
@@ -31,6 +32,29 @@ impl LeaseState {
     }
 }
 
+/// What the word of a free slot says: when the address was given back, and whether the link that had it may still
+/// be there, detached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Free {
+    /// Seconds since boot, at least one.
+    pub(super) since: u32,
+    pub(super) lingers: bool,
+}
+
+const LINGERS: u32 = 0b100;
+
+impl Free {
+    pub(super) fn encode(self) -> u32 {
+        self.since << 3 | if self.lingers { LINGERS } else { 0 }
+    }
+
+    /// `None` for a slot that was never used, or is.
+    fn of(word: u32) -> Option<Self> {
+        (word & STATE_MASK == 0 && word != 0)
+            .then_some(Self { since: word >> 3, lingers: word & LINGERS != 0 })
+    }
+}
+
 /// The state words of all slots that were ever used.
 pub(super) struct Words {
     words: Vec<u8>,
@@ -39,26 +63,59 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn load(header: &Header, file: &File) -> std::io::Result<Self> {
+    pub(super) fn load(slots: u32, file: &File) -> std::io::Result<Self> {
         let mut end = [0; 4];
         read_or_zero(file, &mut end, END_AT)?;
-        let end = u32::from_le_bytes(end).min(header.slots());
+        let end = u32::from_le_bytes(end).min(slots);
         let mut words = vec![0; 4 * end as usize];
         read_or_zero(file, &mut words, SIZE)?;
         Ok(Self { words, end })
     }
 
-    pub(super) fn used(&self) -> impl Iterator<Item = (u32, u32)> {
-        let words = self.words.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
-        (0..).zip(words).filter(|(_, word)| LeaseState::of(*word).is_some())
+    fn all(&self) -> impl Iterator<Item = (u32, u32)> {
+        (0..).zip(self.words.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)))
     }
 
-    pub(super) fn free_from(&self, cursor: u32, usable: &std::ops::Range<u32>) -> Option<u32> {
-        let start = if usable.contains(&cursor) { cursor } else { usable.start };
-        (start..usable.end).chain(usable.start..start).find(|slot| {
-            let at = 4 * *slot as usize;
-            self.words.get(at).is_none_or(|byte| LeaseState::of(u32::from(*byte)).is_none())
-        })
+    pub(super) fn used(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.all().filter(|(_, word)| LeaseState::of(*word).is_some())
+    }
+
+    /// Slots whose detached link may still be there, given back before `before` (in seconds since boot).
+    pub(super) fn lingering(&self, before: u32) -> impl Iterator<Item = u32> {
+        let waiting = move |word| Free::of(word).is_some_and(|free| free.lingers && free.since <= before);
+        self.all().filter(move |(_, word)| waiting(*word)).map(|(slot, _)| slot)
+    }
+
+    fn word(&self, slot: u32) -> u32 {
+        let at = 4 * slot as usize;
+        self.words
+            .get(at..at + 4)
+            .map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")))
+    }
+
+    pub(super) fn is_free(&self, slot: u32) -> bool {
+        LeaseState::of(self.word(slot)).is_none()
+    }
+
+    /// The next free slot from the cursor on, in turn; one that was given back after `rested` only when there is
+    /// no other.
+    pub(super) fn free_from(&self, cursor: u32, places: &[Interval], rested: u32) -> Option<u32> {
+        let cursor = u64::from(cursor);
+        let behind = places.iter().map(move |&(first, end)| (first.max(cursor), end));
+        let before = places.iter().map(move |&(first, end)| (first, end.min(cursor)));
+        let slots = behind.chain(before).flat_map(|(first, end)| first..end);
+        let mut resting = None;
+        for slot in slots.filter_map(|slot| u32::try_from(slot).ok()).filter(|slot| self.is_free(*slot)) {
+            match Free::of(self.word(slot)) {
+                Some(free) if free.since > rested => {
+                    if resting.is_none_or(|(since, _)| free.since < since) {
+                        resting = Some((free.since, slot));
+                    }
+                }
+                _ => return Some(slot),
+            }
+        }
+        resting.map(|(_, slot)| slot)
     }
 }
 

@@ -21,11 +21,14 @@ use crate::attachment::HOST_END;
 use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
 
 /// Kept as the table's comment; a table without it is somebody else's, or of another version.
-pub(super) const LAYOUT: &str = "dunnage pod networks, layout 1";
+pub(super) const LAYOUT: &str = "dunnage pod networks, layout 2";
 
-/// Names of the subnets' sets, of the bridges' set and of the host port maps.
-pub(super) const NETS4: &str = "nets4";
-pub(super) const NETS6: &str = "nets6";
+/// Names of the sets of pods' subnets and of those that are masqueraded, of the bridges' set, and of the host port
+/// maps.
+pub(super) const PODS4: &str = "pods4";
+pub(super) const PODS6: &str = "pods6";
+pub(super) const MASQ4: &str = "masq4";
+pub(super) const MASQ6: &str = "masq6";
 pub(super) const BRIDGES: &str = "bridges";
 pub(super) const HP4: &str = "hp4";
 pub(super) const HP6: &str = "hp6";
@@ -55,9 +58,11 @@ const fn map(name: &'static str, key: (u32, u32), address: (u32, u32)) -> Set {
     Set { name, flags: SET_MAP, key, value: Some((address.0 << 6 | 13, address.1 + 4)) }
 }
 
-const SETS: [Set; 7] = [
-    Set { name: NETS4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
-    Set { name: NETS6, flags: SET_INTERVAL, key: (IPV6_ADDR, 16), value: None },
+const SETS: [Set; 9] = [
+    Set { name: PODS4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
+    Set { name: PODS6, flags: SET_INTERVAL, key: (IPV6_ADDR, 16), value: None },
+    Set { name: MASQ4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
+    Set { name: MASQ6, flags: SET_INTERVAL, key: (IPV6_ADDR, 16), value: None },
     Set { name: BRIDGES, flags: 0, key: (IFNAME, 16), value: None },
     map(HP4, (PROTO_PORT, 8), (IPV4_ADDR, 4)),
     map(HP6, (PROTO_PORT, 8), (IPV6_ADDR, 16)),
@@ -147,7 +152,8 @@ struct Family {
     length: u32,
     source: u32,
     destination: u32,
-    nets: &'static str,
+    pods: &'static str,
+    masqueraded: &'static str,
     ports: &'static str,
     ports_by_address: &'static str,
 }
@@ -157,7 +163,8 @@ const V4: Family = Family {
     length: 4,
     source: 12,
     destination: 16,
-    nets: NETS4,
+    pods: PODS4,
+    masqueraded: MASQ4,
     ports: HP4,
     ports_by_address: HPIP4,
 };
@@ -167,7 +174,8 @@ const V6: Family = Family {
     length: 16,
     source: 8,
     destination: 24,
-    nets: NETS6,
+    pods: PODS6,
+    masqueraded: MASQ6,
     ports: HP6,
     ports_by_address: HPIP6,
 };
@@ -207,13 +215,13 @@ impl Family {
     fn masquerade_pod_to_pod(&self) -> Vec<Expression> {
         let mut rule = was_redirected().to_vec();
         rule.extend(self.only());
-        rule.extend([self.source(), within(self.nets), self.destination(), within(self.nets), masquerade()]);
+        rule.extend([self.source(), within(self.pods), self.destination(), within(self.pods), masquerade()]);
         rule
     }
 
     fn masquerade_outside(&self) -> Vec<Expression> {
         let mut rule = self.only().to_vec();
-        rule.extend([self.source(), within(self.nets), self.destination(), outside(self.nets)]);
+        rule.extend([self.source(), within(self.masqueraded), self.destination(), outside(self.pods)]);
         // Multicast: 224.0.0.0/4 and ff00::/8.
         if self.number == NFPROTO_IPV4 {
             rule.extend([self.destination(), and(&[0xf0, 0, 0, 0]), different(&[0xe0, 0, 0, 0])]);
@@ -229,7 +237,7 @@ fn masquerade_loopback_to_pod() -> Vec<Expression> {
     let mut rule = was_redirected().to_vec();
     rule.extend(V4.only());
     rule.extend([payload(Header::Network, V4.source, 1, R), equal(&[127])]);
-    rule.extend([V4.destination(), within(NETS4), masquerade()]);
+    rule.extend([V4.destination(), within(PODS4), masquerade()]);
     rule
 }
 

@@ -6,11 +6,13 @@
 
 mod conntrack;
 mod expression;
+mod foreign;
 mod layout;
 mod ports;
 mod table;
 
 pub(crate) use ports::PodPorts;
+pub(crate) use table::Elements;
 
 use dunnage_sys::netlink::Subsystem;
 
@@ -39,6 +41,7 @@ enum Verb {
     GetTable = 1,
     DelTable = 2,
     NewChain = 3,
+    GetChain = 4,
     NewRule = 6,
     NewSet = 9,
     NewElement = 12,

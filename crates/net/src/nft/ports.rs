@@ -10,7 +10,7 @@ use crate::error::or_absent;
 use crate::{Error, HostPort, Protocol, Result};
 
 /// The host ports of one pod, checked against its addresses.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PodPorts(Vec<Element>);
 
 #[derive(Debug, Clone)]
@@ -36,10 +36,6 @@ impl PodPorts {
             }
         }
         Ok(Self(all))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -68,6 +64,10 @@ impl Element {
         let mut value = pod.to_vec();
         value.extend(padded(port.container_port));
         Self { map, key, value, port: *port }
+    }
+
+    fn pod(&self) -> Option<IpAddr> {
+        pod_address(&self.value)
     }
 }
 
@@ -108,38 +108,78 @@ impl NftSocket {
         Ok(())
     }
 
-    /// Removes every port that leads to one of the addresses.
-    ///
-    /// The maps are asked, not a record of ours, so that nothing can be forgotten.
-    pub(crate) fn remove_ports(&mut self, pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<()> {
-        self.remove_ports_of(&[HP4, HPIP4], pod4.into(), &pod4.octets())?;
-        match pod6 {
-            Some(pod6) => self.remove_ports_of(&[HP6, HPIP6], pod6.into(), &pod6.octets()),
-            None => Ok(()),
+    /// Opens ports that a pod had before somebody flushed the table; those that are open already are fine, and
+    /// those that somebody else has now are lost.
+    pub(crate) fn restore_ports(&mut self, ports: &PodPorts) -> Result<()> {
+        for element in &ports.0 {
+            let data = key(&element.key).nest(ELEM_DATA, &Attributes::new().bytes(1, &element.value));
+            match self.transact(vec![elements(Verb::NewElement, NLM_F_CREATE, element.map, &[data])]) {
+                Err(failed) if !is_taken(&failed.error) => return Err(failed.error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
-    fn remove_ports_of(&mut self, maps: &[&str], pod: IpAddr, value: &[u8]) -> Result<()> {
+    /// Closes ports of one pod. Those that lead elsewhere by now are left alone.
+    pub(crate) fn close_ports(&mut self, ports: &PodPorts) -> Result<()> {
         let mut requests = Vec::new();
-        for map in maps {
-            requests.extend(self.leading_to(map, value)?);
+        let mut flows: Vec<IpAddr> = Vec::new();
+        for element in &ports.0 {
+            if self.leads_to(element)?.as_ref() == Some(&element.value) {
+                requests.push(elements(Verb::DelElement, 0, element.map, &[key(&element.key)]));
+                flows.extend(element.pod());
+            }
         }
         if requests.is_empty() {
             return Ok(());
         }
         or_absent(self.transact(requests).map_err(Error::from))?;
-        self.forget_flows_to(pod)
+        flows.dedup();
+        flows.into_iter().try_for_each(|pod| self.forget_flows_to(pod))
     }
 
-    fn leading_to(&mut self, map: &str, pod: &[u8]) -> Result<Vec<crate::channel::Request>> {
-        let of_pod = self.dump(map)?.into_iter().filter(|(_, value)| value.starts_with(pod));
-        Ok(of_pod.map(|(found, _)| elements(Verb::DelElement, 0, map, &[key(&found)])).collect())
+    /// The ports that do not lead where they should.
+    pub(crate) fn wrong_ports(&mut self, ports: &PodPorts) -> Result<Vec<HostPort>> {
+        let mut wrong = Vec::new();
+        for element in &ports.0 {
+            if self.leads_to(element)?.as_ref() != Some(&element.value) {
+                wrong.push(element.port);
+            }
+        }
+        Ok(wrong)
+    }
+
+    /// The value that the element's key has now.
+    fn leads_to(&mut self, element: &Element) -> Result<Option<Vec<u8>>> {
+        let get = elements(Verb::GetElement, 0, element.map, &[key(&element.key)]);
+        let mut value = None;
+        let answer = self.channel.exchange(&[get], |reply| {
+            value = parse_elements(reply).into_iter().next().map(|(_, value)| value);
+        });
+        or_absent(answer.map_err(Error::from))?;
+        Ok(value)
+    }
+
+    /// Closes every port that leads to an address for which `is_stale` says so.
+    pub(crate) fn close_stale_ports(&mut self, is_stale: impl Fn(IpAddr) -> bool) -> Result<usize> {
+        let mut requests = Vec::new();
+        for map in [HP4, HPIP4, HP6, HPIP6] {
+            let stale = |value: &[u8]| pod_address(value).is_some_and(&is_stale);
+            let found = self.dump(map)?.into_iter().filter(|(_, value)| stale(value));
+            requests.extend(found.map(|(found, _)| elements(Verb::DelElement, 0, map, &[key(&found)])));
+        }
+        let count = requests.len();
+        if count > 0 {
+            self.transact(requests)?;
+        }
+        Ok(count)
     }
 
     fn taken(&mut self, element: &Element) -> Error {
-        let held =
-            self.dump(element.map).unwrap_or_default().into_iter().find(|(key, _)| *key == element.key);
-        let holder = held.map_or_else(|| "unknown".to_owned(), |(_, value)| address(&value));
+        let value = self.leads_to(element).ok().flatten();
+        let holder = value.as_deref().and_then(pod_address);
+        let holder = holder.map_or_else(|| "unknown".to_owned(), |pod| pod.to_string());
         Error::PortTaken { port: element.port.to_string(), holder }
     }
 
@@ -148,19 +188,18 @@ impl NftSocket {
         let wanted = Attributes::new().text(1, TABLE).text(2, map);
         let dump = message(Verb::GetElement, NLM_F_DUMP, wanted, format!("list nftables map {map}"));
         let mut found = Vec::new();
-        let answer = self.channel.exchange(&[dump], |reply| {
-            let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
-            let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
-            for (_, list) in lists {
-                let list = attributes(list).filter(|(kind, _)| *kind == LIST_ELEM);
-                found.extend(list.filter_map(|(_, element)| {
-                    Some((field(element, ELEM_KEY)?, field(element, ELEM_DATA)?))
-                }));
-            }
-        });
+        let answer = self.channel.exchange(&[dump], |reply| found.extend(parse_elements(reply)));
         or_absent(answer.map_err(Error::from))?;
         Ok(found)
     }
+}
+
+/// Keys and values of the elements in one answer.
+fn parse_elements(reply: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
+    let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
+    let all = lists.flat_map(|(_, list)| attributes(list).filter(|(kind, _)| *kind == LIST_ELEM));
+    all.filter_map(|(_, element)| Some((field(element, ELEM_KEY)?, field(element, ELEM_DATA)?))).collect()
 }
 
 /// The bytes in a nested value of an element.
@@ -169,11 +208,11 @@ fn field(element: &[u8], kind: u16) -> Option<Vec<u8>> {
     attributes(nested).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
 }
 
-fn address(value: &[u8]) -> String {
-    match value {
-        [a, b, c, d, _, _, _, _] => Ipv4Addr::new(*a, *b, *c, *d).to_string(),
-        _ => value
-            .first_chunk()
-            .map_or_else(String::new, |bytes: &[u8; 16]| Ipv6Addr::from(*bytes).to_string()),
+/// The pod that a value leads to: four bytes behind the address are the port.
+fn pod_address(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        8 => value.first_chunk().map(|bytes: &[u8; 4]| Ipv4Addr::from(*bytes).into()),
+        20 => value.first_chunk().map(|bytes: &[u8; 16]| Ipv6Addr::from(*bytes).into()),
+        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use dunnage_sys::Errno;
 use ipnet::IpNet;
 
-use super::layout::{self, BRIDGES, LAYOUT, NETS4, NETS6};
+use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, PODS4, PODS6};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, Request, attributes};
 use crate::error::or_absent;
@@ -21,20 +21,41 @@ pub(super) const ELEM_DATA: u16 = 2;
 const ELEM_FLAGS: u16 = 3;
 const INTERVAL_END: u32 = 1;
 
+/// What the table knows of one network.
+#[derive(Debug, Default)]
+pub(crate) struct Elements {
+    /// Where its pods are.
+    pub(crate) pods: Vec<IpNet>,
+    /// Which of them get an address of the host outside.
+    pub(crate) masqueraded: Vec<IpNet>,
+    /// A bridge with pods behind it, which must not reach the host's loopback services.
+    pub(crate) bridge: Option<IfName>,
+}
+
 impl NftSocket {
-    /// Makes sure that the table is there and knows the network. Whether the table had to be made.
-    pub(crate) fn ensure(&mut self, bridge: &IfName, masqueraded: &[IpNet]) -> Result<()> {
-        if self.knows(bridge)? {
-            return Ok(());
+    /// Makes sure that the table is there and knows the network. Whether it did not before.
+    pub(crate) fn ensure(&mut self, network: &Elements) -> Result<bool> {
+        if self.knows(network)? {
+            return Ok(false);
         }
         let mut requests = if self.has_table()? { Vec::new() } else { layout::requests() };
-        requests.extend(network(Verb::NewElement, NLM_F_CREATE, bridge, masqueraded));
-        Ok(self.transact(requests)?)
+        requests.extend(network.requests(Verb::NewElement, NLM_F_CREATE));
+        match self.transact(requests) {
+            Err(failed) if is_taken(&failed.error) => Err(Error::Foreign {
+                what: "subnet",
+                name: network.pods.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                reason: "overlaps that of another pod network of this host".to_owned(),
+            }),
+            done => Ok(done.map(|()| true)?),
+        }
     }
 
     /// Removes the network from the table; one that is not there is a success.
-    pub(crate) fn remove_network(&mut self, bridge: &IfName, masqueraded: &[IpNet]) -> Result<()> {
-        or_absent(self.transact(network(Verb::DelElement, 0, bridge, masqueraded)).map_err(Error::from))?;
+    pub(crate) fn remove_network(&mut self, network: &Elements) -> Result<()> {
+        // One by one: somebody may have removed some, and a batch would keep all then.
+        for request in network.requests(Verb::DelElement, 0) {
+            or_absent(self.transact(vec![request]).map_err(Error::from))?;
+        }
         Ok(())
     }
 
@@ -49,9 +70,10 @@ impl NftSocket {
         Ok(())
     }
 
-    fn knows(&mut self, bridge: &IfName) -> Result<bool> {
-        let get = elements(Verb::GetElement, 0, BRIDGES, &[key(&ifname_key(bridge))]);
-        Ok(or_absent(self.channel.exchange(&[get], |_| {}).map_err(Error::from))?.is_some())
+    /// Whether the table is there and knows the network.
+    pub(crate) fn knows(&mut self, network: &Elements) -> Result<bool> {
+        let get = network.requests(Verb::GetElement, 0);
+        Ok(or_absent(self.channel.exchange(&get, |_| {}).map_err(Error::from))?.is_some())
     }
 
     /// Whether the table is there, and is ours.
@@ -75,15 +97,26 @@ impl NftSocket {
     }
 }
 
-fn network(verb: Verb, flags: u16, bridge: &IfName, masqueraded: &[IpNet]) -> Vec<Request> {
-    let mut requests = vec![elements(verb, flags, BRIDGES, &[key(&ifname_key(bridge))])];
-    for net in masqueraded {
-        let set = if net.addr().is_ipv4() { NETS4 } else { NETS6 };
-        let (first, end) = interval(*net);
-        let end = key(&end).number(ELEM_FLAGS, INTERVAL_END);
-        requests.push(elements(verb, flags, set, &[key(&first), end]));
+impl Elements {
+    fn requests(&self, verb: Verb, flags: u16) -> Vec<Request> {
+        let pods = self.pods.iter().map(|net| (net, [PODS4, PODS6]));
+        let masqueraded = self.masqueraded.iter().map(|net| (net, [MASQ4, MASQ6]));
+        let mut requests: Vec<Request> = pods
+            .chain(masqueraded)
+            .map(|(net, [v4, v6])| {
+                let set = if net.addr().is_ipv4() { v4 } else { v6 };
+                let (first, end) = interval(*net);
+                // A question is about the interval that has an address.
+                let end =
+                    (!matches!(verb, Verb::GetElement)).then(|| key(&end).number(ELEM_FLAGS, INTERVAL_END));
+                let list: Vec<Attributes> = std::iter::once(key(&first)).chain(end).collect();
+                elements(verb, flags, set, &list)
+            })
+            .collect();
+        let bridge = self.bridge.as_ref();
+        requests.extend(bridge.map(|name| elements(verb, flags, BRIDGES, &[key(&ifname_key(name))])));
+        requests
     }
-    requests
 }
 
 /// The first address of a net, and the first behind it.

@@ -9,12 +9,13 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
 };
 
 use super::{RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, request};
-use crate::Mac;
 use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request};
+use crate::{Mac, PodRoute};
 
 pub(super) const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
@@ -39,12 +40,37 @@ pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
     request(RTM_NEWADDR, MAKE, &message, format!("add address {net} to {name}"))
 }
 
-/// Everything goes to the gateway, which need not be in any prefix of the link.
-pub(super) fn default_route(index: u32, gateway: IpAddr) -> Request {
+/// A route of a pod; the next hop need not be in any prefix of the link.
+pub(super) fn pod_route(index: u32, to: &PodRoute, gateway: IpAddr) -> Request {
     let mut message = route(index, gateway);
     message.header.flags = RouteFlags::Onlink;
-    message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
-    request(RTM_NEWROUTE, MAKE, &message, format!("add default route via {gateway}"))
+    message.header.destination_prefix_length = to.destination.prefix_len();
+    if to.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(to.destination.network())));
+    }
+    // Scope "link" and narrower are for routes without a next hop.
+    if to.scope.is_none_or(|scope| scope < u8::from(RouteScope::Link)) {
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+    } else {
+        message.header.flags = RouteFlags::empty();
+    }
+    message.header.scope = to.scope.map_or(RouteScope::Universe, RouteScope::from);
+    if let Some(table) = to.table {
+        // Only one byte of it fits into the header.
+        message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+        message.attributes.push(RouteAttribute::Table(table));
+    }
+    message.attributes.extend(to.priority.map(RouteAttribute::Priority));
+    let metrics: Vec<RouteMetric> =
+        to.mtu.map(RouteMetric::Mtu).into_iter().chain(to.advmss.map(RouteMetric::Advmss)).collect();
+    if !metrics.is_empty() {
+        message.attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    let destination = match to.destination.prefix_len() {
+        0 => "default route".to_owned(),
+        _ => format!("route to {}", to.destination),
+    };
+    request(RTM_NEWROUTE, MAKE, &message, format!("add {destination} via {gateway}"))
 }
 
 /// One address is behind this link.

@@ -15,10 +15,13 @@ use crate::{Error, IfName, Mac, Result};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFF_UP: u32 = 1;
+const IFF_PROMISC: u32 = 0x100;
 /// `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 
@@ -28,6 +31,10 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) index: u32,
     pub(crate) up: bool,
+    pub(crate) promiscuous: bool,
+    pub(crate) mtu: Option<u32>,
+    /// Index of the bridge it is a port of.
+    pub(crate) controller: Option<u32>,
     pub(crate) mac: Option<Mac>,
     pub(crate) kind: Option<String>,
     /// Index of the other end of a veth pair, in the other end's namespace.
@@ -40,6 +47,8 @@ pub(crate) struct Bridge<'a> {
     pub(crate) name: &'a IfName,
     pub(crate) mac: Mac,
     pub(crate) mtu: Option<u32>,
+    /// Whether it keeps VLANs apart.
+    pub(crate) vlans: bool,
 }
 
 impl RouteSocket {
@@ -59,6 +68,9 @@ impl RouteSocket {
 
     /// Makes a bridge that is still down, so that what must be set before it comes up can be.
     pub(crate) fn create_bridge(&mut self, bridge: &Bridge<'_>) -> Result<()> {
+        let mut options = vec![InfoBridge::MulticastSnooping(false)];
+        // Even to switch it off is refused by a kernel that was built without it.
+        options.extend(bridge.vlans.then_some(InfoBridge::VlanFiltering(true)));
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(bridge.name.to_string()),
@@ -67,7 +79,7 @@ impl RouteSocket {
             LinkAttribute::Address(bridge.mac.0.to_vec()),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Bridge),
-                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+                LinkInfo::Data(InfoData::Bridge(options)),
             ]),
         ];
         message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
@@ -88,15 +100,29 @@ impl RouteSocket {
         Ok(self.channel.exchange(&[up(link.index, &link.name)], |_| {})?)
     }
 
+    /// Lets a link receive every frame.
+    pub(crate) fn make_promiscuous(&mut self, name: &IfName) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Promisc;
+        message.header.change_mask = LinkFlags::Promisc;
+        message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+        let set = request(RTM_NEWLINK, 0, &message, format!("make {name} promiscuous"));
+        Ok(self.channel.exchange(&[set], |_| {})?)
+    }
+
     /// Takes a link off its bridge and down, and so takes its routes away, at once: no packet of it passes any
     /// more. It stays where it is, because removing it would wait some 20 ms for RCU; the kernel does that when
-    /// the other end's namespace goes. Whether it was there.
-    pub(crate) fn detach(&mut self, name: &IfName) -> Result<bool> {
+    /// the other end's namespace goes. Its index, if it was there.
+    pub(crate) fn detach(&mut self, name: &IfName) -> Result<Option<u32>> {
         let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+        let get = request(RTM_GETLINK, 0, &message, format!("look up link {name}"));
         message.header.change_mask = LinkFlags::Up;
-        message.attributes = vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::Controller(0)];
+        message.attributes.push(LinkAttribute::Controller(0));
         let set = request(RTM_NEWLINK, 0, &message, format!("detach link {name}"));
-        Ok(or_absent(self.channel.exchange(&[set], |_| {}).map_err(Error::from))?.is_some())
+        let mut found = None;
+        let answer = self.channel.exchange(&[get, set], |reply| found = Link::parse(reply));
+        Ok(or_absent(answer.map_err(Error::from))?.and(found).map(|link| link.index))
     }
 
     /// Removes a link, and its other end, now. One that is not there is a success.
@@ -125,6 +151,9 @@ impl Link {
             name: String::new(),
             index: word(4)?,
             up: word(8)? & IFF_UP != 0,
+            promiscuous: word(8)? & IFF_PROMISC != 0,
+            mtu: None,
+            controller: None,
             mac: None,
             kind: None,
             peer: None,
@@ -136,6 +165,8 @@ impl Link {
                 IFLA_LINK => {
                     link.peer = value.try_into().ok().map(u32::from_ne_bytes).filter(|index| *index != 0);
                 }
+                IFLA_MTU => link.mtu = value.try_into().ok().map(u32::from_ne_bytes),
+                IFLA_MASTER => link.controller = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_LINKINFO => {
                     link.kind =
                         attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, v)| text(v));

@@ -5,7 +5,10 @@
 
 mod ip;
 mod link;
+mod list;
+mod qdisc;
 mod veth;
+mod vlan;
 
 use dunnage_sys::Errno;
 use dunnage_sys::netlink::Subsystem;
@@ -16,15 +19,19 @@ use crate::channel::{Channel, Request};
 use crate::{Error, Result};
 
 pub(crate) use link::{Bridge, Link};
+pub use qdisc::Shape;
 pub(crate) use veth::{HostEnd, Pair, PodAddress, PodEnd, Veth, Way};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_NEWQDISC: u16 = 36;
 
 /// A route netlink socket, bound to the network namespace it was opened in.
 #[derive(Debug)]

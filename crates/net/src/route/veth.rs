@@ -9,11 +9,11 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 
-use super::ip::{add_address, default_route, host_route, neighbour};
+use super::ip::{add_address, host_route, neighbour, pod_route};
 use super::link::{no_address_generation, up};
 use super::{Link, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request};
-use crate::{Error, IfName, Mac, Result};
+use crate::{Error, IfName, Mac, PodRoute, Result};
 
 /// Loopback is the first link of every network namespace.
 const LOOPBACK: u32 = 1;
@@ -55,6 +55,8 @@ pub(crate) enum Way {
     Port {
         /// Whether a frame may leave by the port it came from.
         hairpin: bool,
+        /// Whether other isolated ports cannot be reached.
+        isolated: bool,
     },
     /// The host routes to its end; neither side asks for the other's link-layer address.
     Route {
@@ -72,6 +74,8 @@ pub(crate) struct HostEnd<'a> {
     pub(crate) addresses: &'a [PodAddress],
     /// Whether the kernel knows IPv6 at all.
     pub(crate) ipv6: bool,
+    /// For people: what `ip link` prints beside the name. Empty for none.
+    pub(crate) alias: &'a str,
 }
 
 /// What is wanted inside a pod's network namespace.
@@ -82,6 +86,7 @@ pub(crate) struct PodEnd<'a> {
     pub(crate) addresses: &'a [PodAddress],
     /// Of the gateway, when it need not be asked for.
     pub(crate) gateway_mac: Option<Mac>,
+    pub(crate) routes: &'a [PodRoute],
 }
 
 impl RouteSocket {
@@ -120,10 +125,16 @@ impl RouteSocket {
     pub(crate) fn configure_pod_end(&mut self, end: &PodEnd<'_>) -> Result<()> {
         let mut batch = vec![up(LOOPBACK, "lo")];
         batch.extend(end.addresses.iter().map(|to| add_address(end.index, end.name.as_str(), to.net)));
-        // A default route needs its address, and the link up.
+        // A route needs its address, and the link up.
         batch.push(up(end.index, end.name.as_str()));
         for to in end.addresses {
-            batch.push(default_route(end.index, to.gateway));
+            let of_family = |route: &&PodRoute| route.destination.addr().is_ipv4() == to.net.addr().is_ipv4();
+            batch.extend(
+                end.routes
+                    .iter()
+                    .filter(of_family)
+                    .map(|route| pod_route(end.index, route, route.gateway.unwrap_or(to.gateway))),
+            );
             batch.extend(end.gateway_mac.map(|mac| neighbour(end.index, to.gateway, mac)));
         }
         Ok(self.channel.exchange(&batch, |_| {})?)
@@ -167,10 +178,16 @@ fn end(name: &IfName, mac: Mac, mtu: Option<u32>) -> Vec<LinkAttribute> {
 fn before_up(end: &HostEnd<'_>) -> Request {
     let mut message = LinkMessage::default();
     message.header.index = end.index;
-    if let Way::Port { hairpin } = end.way {
+    if !end.alias.is_empty() {
+        message.attributes.push(LinkAttribute::IfAlias(end.alias.to_owned()));
+    }
+    if let Way::Port { hairpin, isolated } = end.way {
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(hairpin)])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![
+                InfoBridgePort::HairpinMode(hairpin),
+                InfoBridgePort::Isolated(isolated),
+            ])),
         ]));
     }
     if end.ipv6 {

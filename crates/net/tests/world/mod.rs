@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use dunnage_net::{Attachment, HostPort, Netns, NetworkConfig, Owner, PodNetwork, Result};
+use dunnage_net::{Attachment, HostPort, Netns, NetworkConfig, Owner, PodNetwork, Ranges, Result};
 use dunnage_sys::netns;
 
 /// Much longer than anything takes, so that a busy machine does not fail a test.
@@ -145,8 +145,11 @@ impl Pod {
 
 /// The network of all tests.
 pub fn config(state_dir: PathBuf) -> NetworkConfig {
-    let subnet = "10.88.0.0/16".parse().unwrap();
-    NetworkConfig { state_dir, subnet, ..NetworkConfig::local() }
+    NetworkConfig { state_dir, ranges: subnet("10.88.0.0/16"), ..NetworkConfig::local() }
+}
+
+pub fn subnet(text: &str) -> Ranges {
+    Ranges::of(text.parse().unwrap(), None)
 }
 
 pub fn owner(name: &str) -> Owner {

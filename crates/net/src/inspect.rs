@@ -1,0 +1,131 @@
+//! Whether a pod and its network are as they were made, and whether the network can take pods at all.
+
+use ipnet::IpNet;
+
+use crate::attachment::Attachment;
+use crate::lease::{LeaseKind, LeaseState, Owner};
+use crate::nft::PodPorts;
+use crate::route::RouteSocket;
+use crate::work::Work;
+use crate::{IfName, Netns, PodNetwork, PodRequest, Result};
+
+impl PodNetwork {
+    /// What differs from what the owner was given: a sentence for each difference. Routes and addresses that
+    /// others have added are none.
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn differences(&mut self, owner: &Owner, netns: &Netns, request: &PodRequest) -> Result<Vec<String>> {
+        let Some(leases) = self.store.lock_existing()? else {
+            return Ok(vec!["the network has no lease table".to_owned()]);
+        };
+        let mut work = Work { host: &mut self.host, leases };
+        let lease = work.leases.find(owner)?.filter(|lease| lease.state == LeaseState::Active);
+        let Some(lease) = lease else { return Ok(vec![format!("{owner} has no address lease")]) };
+        if lease.kind() == LeaseKind::Imported {
+            return Ok(Vec::new());
+        }
+        let mut found = work.host_differences(&lease)?;
+        let elements = work.host.elements(&work.leases);
+        if !work.host.nft.knows(&elements)? {
+            found.push("nftables table inet dunnage is gone or does not know the network".to_owned());
+        }
+        let mut ports = request.ports.clone();
+        ports.extend(
+            work.leases.kept_ports(lease.slot).into_iter().filter(|port| !request.ports.contains(port)),
+        );
+        let ports = PodPorts::new(&ports, lease.address, lease.given.address6)?;
+        for port in work.host.nft.wrong_ports(&ports)? {
+            found.push(format!("host port {port} does not lead to the pod"));
+        }
+        let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
+        found.extend(self.pod_differences(&attachment, netns)?);
+        Ok(found)
+    }
+
+    fn pod_differences(&self, attachment: &Attachment, netns: &Netns) -> Result<Vec<String>> {
+        let config = &self.host.config;
+        let name = &attachment.ifname;
+        netns.run(|| {
+            let mut found = Vec::new();
+            let mut route = RouteSocket::open()?;
+            let lo: IfName = "lo".parse()?;
+            if route.link(&lo)?.is_none_or(|link| !link.up) {
+                found.push("loopback is down in the pod".to_owned());
+            }
+            let Some(link) = route.link(name)? else {
+                found.push(format!("interface {name} is gone from the pod"));
+                return Ok(found);
+            };
+            if !link.up {
+                found.push(format!("interface {name} of the pod is down"));
+            }
+            if link.mac != Some(attachment.mac) {
+                found.push(format!("interface {name} of the pod has another link-layer address"));
+            }
+            if config.mtu.is_some() && link.mtu != config.mtu {
+                found.push(format!("interface {name} of the pod has another MTU"));
+            }
+            let listed = route.listed(link.index)?;
+            for address in attachment.pod_addresses() {
+                if !listed.addresses.contains(&address.net) {
+                    found.push(format!("address {} is gone from {name} of the pod", address.net));
+                }
+                let same_family = |net: &IpNet| net.addr().is_ipv4() == address.net.addr().is_ipv4();
+                for wanted in config.routes.iter().filter(|route| route.table.is_none()) {
+                    let destination = wanted.destination.trunc();
+                    let there = listed.routes.iter().any(|route| route.destination == destination);
+                    if same_family(&destination) && !there {
+                        found.push(format!("route to {destination} is gone from the pod"));
+                    }
+                }
+            }
+            Ok(found)
+        })?
+    }
+
+    /// Whether pods can be attached now; repairs the firewall when somebody flushed it. Waits for nobody.
+    ///
+    /// # Errors
+    /// What attaching would fail with.
+    pub fn health(&mut self) -> Result<()> {
+        self.store.check()?;
+        let wanted = self.host.wanted_elements();
+        if self.host.nft.knows(&wanted)? {
+            return Ok(());
+        }
+        // Before the first pod there is nothing to repair, and whoever has the lock is attaching one, which does.
+        let Some(leases) = self.store.try_lock_existing()? else { return Ok(()) };
+        if leases.is_empty()? {
+            return Ok(());
+        }
+        let elements = self.host.elements(&leases);
+        if self.host.nft.ensure(&elements)? {
+            self.host.restore_ports(&leases)?;
+        }
+        Ok(())
+    }
+
+    /// What does not keep pods from being attached, but their packets from passing: a sentence for each.
+    ///
+    /// # Errors
+    /// The kernel refused to tell.
+    pub fn warnings(&mut self) -> Result<Vec<String>> {
+        let chains = self.host.nft.forward_chains_that_drop()?;
+        let say = |chain| {
+            format!(
+                "nftables chain {chain} drops what it forwards unless a rule of it says otherwise: \
+                 packets of pods may not pass this host"
+            )
+        };
+        Ok(chains.into_iter().map(say).collect())
+    }
+
+    /// How many addresses are leased.
+    ///
+    /// # Errors
+    /// The lease table cannot be read.
+    pub fn is_unused(&self) -> Result<bool> {
+        self.store.lock_existing()?.map_or(Ok(true), |leases| leases.is_empty())
+    }
+}

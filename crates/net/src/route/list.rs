@@ -1,0 +1,140 @@
+//! What there is: links, addresses and routes, listed and looked up.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Link, RTM_DELLINK, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RouteSocket};
+use crate::channel::{NLM_F_DUMP, Request, attributes};
+use crate::error::or_absent;
+use crate::{Error, Result};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const RT_TABLE_MAIN: u32 = 254;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_TABLE: u16 = 15;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+/// Which addresses and routes a link has.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) addresses: Vec<IpNet>,
+    pub(crate) routes: Vec<RouteEntry>,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RouteEntry {
+    pub(crate) destination: IpNet,
+    pub(crate) link: Option<u32>,
+    pub(crate) gateway: Option<IpAddr>,
+}
+
+impl RouteSocket {
+    /// The link with that index, if there is one.
+    pub(crate) fn link_at(&mut self, index: u32) -> Result<Option<Link>> {
+        // struct ifinfomsg.
+        let mut body = vec![0; 4];
+        body.extend(index.to_ne_bytes());
+        body.extend([0; 8]);
+        let what = format!("look up link {index}");
+        let get = Request { kind: RTM_GETLINK, flags: 0, body, ack: true, what };
+        let mut found = None;
+        let answer = self.channel.exchange(&[get], |reply| found = Link::parse(reply));
+        Ok(or_absent(answer.map_err(Error::from))?.and(found))
+    }
+
+    /// Every link.
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>> {
+        let get = self.dump(RTM_GETLINK, vec![0; 16], "list links");
+        let mut found = Vec::new();
+        self.channel.exchange(&[get], |reply| found.extend(Link::parse(reply)))?;
+        Ok(found)
+    }
+
+    /// Addresses and routes of one link.
+    pub(crate) fn listed(&mut self, index: u32) -> Result<Listed> {
+        let mut listed = Listed::default();
+        // struct ifaddrmsg: the last field is the link.
+        let mut body = vec![0; 4];
+        body.extend(index.to_ne_bytes());
+        let get = self.dump(RTM_GETADDR, body, "list addresses");
+        self.channel.exchange(&[get], |reply| {
+            // An older kernel does not choose by the link.
+            if reply.get(4..8) == Some(&index.to_ne_bytes()[..]) {
+                listed.addresses.extend(address(reply));
+            }
+        })?;
+        listed.routes = self.routes()?;
+        listed.routes.retain(|route| route.link == Some(index));
+        Ok(listed)
+    }
+
+    /// The routes of the main table that lead somewhere.
+    pub(crate) fn routes(&mut self) -> Result<Vec<RouteEntry>> {
+        let mut found = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let mut body = vec![0; 12];
+            body[0] = family;
+            let get = self.dump(RTM_GETROUTE, body, "list routes");
+            self.channel.exchange(&[get], |reply| found.extend(route(reply)))?;
+        }
+        Ok(found)
+    }
+
+    /// Removes links by their index, which nobody else gets soon. Those that are gone already are a success.
+    pub(crate) fn delete_at(&mut self, index: u32) -> Result<()> {
+        let mut body = vec![0; 4];
+        body.extend(index.to_ne_bytes());
+        body.extend([0; 8]);
+        let what = format!("delete link {index}");
+        let delete = Request { kind: RTM_DELLINK, flags: 0, body, ack: true, what };
+        or_absent(self.channel.exchange(&[delete], |_| {}).map_err(Error::from))?;
+        Ok(())
+    }
+
+    fn dump(&self, kind: u16, body: Vec<u8>, what: &str) -> Request {
+        Request { kind, flags: NLM_F_DUMP, body, ack: true, what: what.to_owned() }
+    }
+}
+
+fn address(reply: &[u8]) -> Option<IpNet> {
+    let (family, prefix) = (*reply.first()?, *reply.get(1)?);
+    let find = |wanted| attributes(reply.get(8..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    net(family, find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?, prefix)
+}
+
+fn route(reply: &[u8]) -> Option<RouteEntry> {
+    /// `RTN_UNICAST`.
+    const UNICAST: u8 = 1;
+    let (family, prefix) = (*reply.first()?, *reply.get(1)?);
+    let find =
+        |wanted| attributes(reply.get(12..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let word = |wanted| find(wanted)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+    let table = word(RTA_TABLE).or_else(|| reply.get(4).map(|table| u32::from(*table)))?;
+    if table != RT_TABLE_MAIN || *reply.get(7)? != UNICAST {
+        return None;
+    }
+    let zeroes: &[u8] = if family == AF_INET { &[0; 4] } else { &[0; 16] };
+    let destination = net(family, find(RTA_DST).unwrap_or(zeroes), prefix)?;
+    let gateway = find(RTA_GATEWAY).and_then(|value| Some(net(family, value, 0)?.addr()));
+    Some(RouteEntry { destination, link: word(RTA_OIF), gateway })
+}
+
+fn net(family: u8, value: &[u8], prefix: u8) -> Option<IpNet> {
+    match family {
+        AF_INET => {
+            let bytes: [u8; 4] = value.try_into().ok()?;
+            Some(IpNet::V4(Ipv4Net::new(Ipv4Addr::from(bytes), prefix).ok()?))
+        }
+        AF_INET6 => {
+            let bytes: [u8; 16] = value.try_into().ok()?;
+            Some(IpNet::V6(Ipv6Net::new(Ipv6Addr::from(bytes), prefix).ok()?))
+        }
+        _ => None,
+    }
+}
