@@ -239,7 +239,7 @@ fn kmsg() -> DeviceRule {
 
 #[test]
 fn only_allowed_devices_open_whether_a_file_or_a_program_says_so() {
-    for world in [Some(World::new()), World::unified()].into_iter().flatten() {
+    for world in World::each() {
         let devices =
             |devices: &[DeviceRule]| Resources { devices: devices.to_vec(), ..Resources::default() };
         let strict = world.create("strict", &devices(&[deny_all()]));

@@ -100,7 +100,7 @@ fn a_directory_with_a_process_in_it_is_refused_and_stays() {
 
 #[test]
 fn a_frozen_directory_is_refused() {
-    for world in [World::unified(), World::legacy()].into_iter().flatten() {
+    for world in World::each() {
         let cgroup = world.create("id", &Resources::default());
         let _freezing = cgroup.freeze().unwrap();
         let error = Cgroup::create(&world.layout, &world.path("id"), &Resources::default()).unwrap_err();

@@ -32,28 +32,25 @@ impl World {
 
     /// The v1 hierarchies alone, as on a legacy machine; none on a v2 machine.
     pub fn legacy() -> Option<Self> {
-        Self::some(|hierarchy| !hierarchy.is_unified(), "it has no cgroup v1")
+        Self::or_say(Self::some(|hierarchy| !hierarchy.is_unified()), "it has no cgroup v1")
     }
 
     /// The unified hierarchy alone. On a hybrid machine it has no controllers, on a legacy one there is none.
     pub fn unified() -> Option<Self> {
-        Self::some(Hierarchy::is_unified, "it has no cgroup v2")
+        Self::or_say(Self::some(Hierarchy::is_unified), "it has no cgroup v2")
     }
 
     /// All kinds of machine that this one can be taken for.
     pub fn each() -> Vec<Self> {
-        let (all, parts) = (Self::new(), [Self::legacy(), Self::unified()]);
-        std::iter::once(all).chain(parts.into_iter().flatten()).collect()
+        let parts = [Self::some(|hierarchy| !hierarchy.is_unified()), Self::some(Hierarchy::is_unified)];
+        std::iter::once(Self::new()).chain(parts.into_iter().flatten()).collect()
     }
 
     /// A machine with v1 and v2.
     pub fn hybrid() -> Option<Self> {
         let world = Self::new();
         let hybrid = world.layout.mode() == Mode::Hybrid;
-        if !hybrid {
-            println!("not on this machine: it has not both versions of cgroups");
-        }
-        hybrid.then_some(world)
+        Self::or_say(hybrid.then_some(world), "it has not both versions of cgroups")
     }
 
     fn only(keep: impl Fn(&Hierarchy) -> bool) -> Self {
@@ -61,12 +58,16 @@ impl World {
         Self { layout, parent: format!("/dunnage-test-{}", std::process::id()) }
     }
 
-    fn some(keep: impl Fn(&Hierarchy) -> bool, why_not: &str) -> Option<Self> {
+    fn some(keep: impl Fn(&Hierarchy) -> bool) -> Option<Self> {
         let has = Layout::detect().unwrap().hierarchies().iter().any(|hierarchy| keep(hierarchy));
-        if !has {
+        has.then(|| Self::only(keep))
+    }
+
+    fn or_say(world: Option<Self>, why_not: &str) -> Option<Self> {
+        if world.is_none() {
             println!("not on this machine: {why_not}");
         }
-        has.then(|| Self::only(keep))
+        world
     }
 
     pub fn path(&self, name: &str) -> CgroupPath {
