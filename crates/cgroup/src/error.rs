@@ -90,6 +90,8 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
+            // A limit's file that this kernel does not have; the cgroup itself is there.
+            Self::Explained { call, .. } if call.errno() == Errno::NOENT => ErrorKind::Unimplemented,
             Self::Kernel(call) | Self::Explained { call, .. } => kind(call.errno()),
             Self::Invalid(_) => ErrorKind::Invalid,
             Self::BelowUsage { .. } | Self::NotEmpty { .. } | Self::Frozen(_) => ErrorKind::Precondition,
