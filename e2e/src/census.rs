@@ -83,7 +83,9 @@ impl Census {
     /// When one of the kernel's tables cannot be read.
     pub fn take(world: &World) -> Result<Self> {
         let whole = env::var("CENSUS").is_ok_and(|scope| scope == "machine");
-        let scope = |item: &String| item.contains(world.id()) || (whole && !item.contains(world::PREFIX));
+        let scope = |item: &String| {
+            item.contains(world.id()) || (whole && !item.contains(world::PREFIX) && !is_service(item))
+        };
         let machine = world.machine().to_string();
         // The rig's own daemon is no leak, and has another pid after a restart.
         let mut processes = world.processes();
@@ -143,6 +145,11 @@ impl Census {
     pub fn of(&self, kind: Kind) -> impl Iterator<Item = &str> {
         self.items.get(&kind).into_iter().flatten().map(String::as_str)
     }
+}
+
+/// Whether it belongs to a service manager, whose services come and go.
+fn is_service(item: &str) -> bool {
+    ["/system.slice", "/user.slice", "/init.scope"].iter().any(|part| item.contains(part))
 }
 
 /// `PLACE (TYPE from SOURCE)` of each mount with a wanted number in the namespace of the task `who` of proc(5).

@@ -10,6 +10,7 @@ mod limits;
 mod machine;
 mod order;
 mod pod;
+mod process;
 mod refusals;
 mod rig;
 mod safety;
