@@ -1,6 +1,6 @@
 //! Container images, built here as OCI archives: no registry is needed.
 //!
-//! Owns what is in the test images: a static busybox with its applets and our [`probe`](self::probe), and a
+//! Owns what is in the test images: a static busybox with its applets and our [`probe`], and a
 //! pause image with one static program. Layout and media types follow the OCI image specification 1.0.
 
 use std::fs::{self, File};
