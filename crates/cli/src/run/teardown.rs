@@ -5,7 +5,6 @@
 //! whoever is still in the pod's cgroup is killed, then network, mounts and files go. Every step may find its
 //! work done already, and a step that fails does not keep the later ones from being tried.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,6 +21,8 @@ use super::{network, shim};
 /// What killed processes and their shim are given to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
+/// The start of a shim forks and executes three times: this program, `start`, the serving process.
+const LOOKS: u32 = 6;
 /// containerd's own limit for `delete`.
 const DELETE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -129,16 +130,44 @@ fn undo(folder: &Folder, record: Option<&Record>) -> anyhow::Result<()> {
 }
 
 /// Ends every process of the shim: one that serves, and one that is only being started and would serve later.
-/// Each has a path on its command line that only this run has. A child that was forked between the look and
-/// the kill has the same command line, so looking goes on until there is none.
+///
+/// A shim has a path on its command line that only this run has. A process that was forked from this program
+/// and has not executed the shim yet still looks like this program, but has this run's files open. One look
+/// can miss a process that hands over to its child, or is executing, just then; so nobody must be found as
+/// often as a start has such moments.
 fn end_shim(folder: &Folder) -> anyhow::Result<()> {
-    let address = folder.daemon_socket();
+    let mut in_vain = 0;
     wait_until(|| {
-        let found = processes_with(address.as_os_str());
+        let found: Vec<Process> = processes().filter(|process| belongs(process, folder)).collect();
         found.iter().for_each(kill);
-        found.is_empty()
+        in_vain = if found.is_empty() { in_vain + 1 } else { 0 };
+        in_vain == LOOKS
     })
-    .with_context(|| format!("end the shim with -address {}", address.display()))
+    .with_context(|| format!("end the shim of {}", folder.path().display()))
+}
+
+fn belongs(process: &Process, folder: &Folder) -> bool {
+    let entry = PathBuf::from(format!("/proc/{}", process.pid));
+    let address = folder.daemon_socket();
+    let line = std::fs::read(entry.join("cmdline")).unwrap_or_default();
+    if line.split(|b| *b == 0).any(|word| word == address.as_os_str().as_bytes()) {
+        return true;
+    }
+    let program = |link: &Path| std::fs::read_link(link).unwrap_or_default();
+    process.pid != std::process::id()
+        && program(&entry.join("exe")) == program(Path::new("/proc/self/exe"))
+        && has_open_below(&entry.join("fd"), folder.path())
+}
+
+fn has_open_below(descriptors: &Path, folder: &Path) -> bool {
+    let Ok(list) = std::fs::read_dir(descriptors) else { return false };
+    list.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|file| file.starts_with(folder)))
+}
+
+/// Every process that has not ended.
+fn processes() -> impl Iterator<Item = Process> {
+    let list = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    list.filter_map(|entry| Process::of(entry.file_name().to_str()?.parse().ok()?))
 }
 
 fn kill(process: &Process) {
@@ -149,17 +178,6 @@ fn kill(process: &Process) {
         // One that has ended meanwhile is not found any more.
         let _ = pidfd::send_signal(&pidfd, Signal::KILL);
     }
-}
-
-/// Processes that have `word` as a word of their command line.
-fn processes_with(word: &OsStr) -> Vec<Process> {
-    let Ok(list) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let process = |entry: std::fs::DirEntry| {
-        let process = Process::of(entry.file_name().to_str()?.parse().ok()?)?;
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        line.split(|b| *b == 0).any(|part| part == word.as_bytes()).then_some(process)
-    };
-    list.flatten().filter_map(process).collect()
 }
 
 fn remove_cgroups(record: &Record) -> anyhow::Result<()> {
