@@ -28,8 +28,9 @@ fn every_step_is_printed_with_its_reason() {
 
 #[test]
 fn a_bundle_that_cannot_be_run_says_what_is_wrong() {
-    let output =
-        plan(r#"{"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "process": {"args": [], "cwd": "srv"}}"#);
+    let output = plan(
+        r#"{"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "process": {"args": [], "cwd": "/"}, "linux": {"namespaces": [{"type": "mount"}]}}"#,
+    );
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said.starts_with("dunnage: ") && said.contains("process."), "{said}");
