@@ -7,13 +7,16 @@ use std::sync::{Arc, Mutex};
 use dunnage_spec::Resources;
 use dunnage_spec::resources::CgroupPath;
 use dunnage_sys::kernfs::Dir;
+use dunnage_sys::pidfd::Pid;
 use dunnage_sys::{Call, Errno};
 
 use crate::controller::Controller;
 use crate::error::{Error, Refused, Result};
 use crate::layout::{Hierarchy, Layout, Mode};
 use crate::limits::{self, Live, Seen, Target, Write};
+use crate::path::Place;
 use crate::stats::{self, Stats};
+use crate::systemd::{Scope, UnitStart};
 use crate::{devices, path, tree};
 
 /// A container's cgroup: one open directory in each hierarchy.
@@ -24,6 +27,8 @@ pub struct Cgroup {
     /// In the order of the layout's hierarchies.
     dirs: Vec<Dir>,
     stats: Mutex<stats::Reader>,
+    /// The unit of systemd that this is, or will be.
+    scope: Option<Scope>,
 }
 
 /// What a mount of `/sys/fs/cgroup` inside the container is made of: one entry for each hierarchy.
@@ -47,7 +52,10 @@ impl Cgroup {
     /// # Errors
     /// [`Error`]; whatever was made is gone again then.
     pub fn create(layout: &Layout, path: &CgroupPath, resources: &Resources) -> Result<(Self, Vec<Refused>)> {
-        let path = path::resolve(path)?;
+        let Place { path, unit } = path::resolve(path)?;
+        if unit.is_some() && !layout.is_unified() {
+            return Err(Error::Unimplemented("systemd cgroup driver on cgroup v1"));
+        }
         let mut made = tree::Made::new(layout);
         let mut refused = Vec::new();
         let mut dirs = Vec::with_capacity(layout.hierarchies().len());
@@ -70,7 +78,8 @@ impl Cgroup {
             }
             dirs.push(dir);
         }
-        let cgroup = Self { layout: layout.clone(), path, dirs, stats: Mutex::default() };
+        let scope = unit.map(|(slice, unit)| Scope::new(slice, unit, false));
+        let cgroup = Self { layout: layout.clone(), path, dirs, stats: Mutex::default(), scope };
         cgroup.limit(resources, fresh, &mut refused)?;
         made.keep();
         Ok((cgroup, refused))
@@ -78,7 +87,13 @@ impl Cgroup {
 
     fn limit(&self, resources: &Resources, fresh: bool, refused: &mut Vec<Refused>) -> Result<()> {
         let view = View { cgroup: self, fresh, blocked: refused };
-        let mut more = limits::draft(self.layout.is_unified(), resources, &view)?.apply(&view)?;
+        let mut draft = limits::draft(self.layout.is_unified(), resources, &view)?;
+        if let Some(scope) = &self.scope {
+            // systemd must be told also of what a directory used before has already.
+            let all = View { fresh: true, ..view };
+            scope.prepare(&mut draft.writes, limits::draft(true, resources, &all)?.writes);
+        }
+        let mut more = draft.apply(&view)?;
         more.extend(self.check_cpuset(resources));
         more.extend(self.apply_devices(resources, fresh)?);
         refused.append(&mut more);
@@ -101,7 +116,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Kernel`] when one is there and cannot be opened.
     pub fn open(layout: &Layout, path: &CgroupPath) -> Result<Option<Self>> {
-        let path = path::resolve(path)?;
+        let Place { path, unit } = path::resolve(path)?;
         let mut dirs = Vec::with_capacity(layout.hierarchies().len());
         let mut kept = Vec::new();
         for hierarchy in layout.hierarchies() {
@@ -121,7 +136,8 @@ impl Cgroup {
             return Ok(None);
         }
         let layout = layout.only(|hierarchy| kept.contains(&hierarchy.mount_point()))?;
-        Ok(Some(Self { layout, path, dirs, stats: Mutex::default() }))
+        let scope = unit.map(|(slice, unit)| Scope::new(slice, unit, true));
+        Ok(Some(Self { layout, path, dirs, stats: Mutex::default(), scope }))
     }
 
     /// The path relative to the root of every hierarchy, without a leading `/`.
@@ -160,9 +176,76 @@ impl Cgroup {
     /// The first write that failed, or a contradiction in `resources`.
     pub fn update(&self, resources: &Resources) -> Result<Vec<Refused>> {
         let view = View { cgroup: self, fresh: false, blocked: &[] };
-        let mut refused = limits::draft(self.layout.is_unified(), resources, &view)?.apply(&view)?;
+        let mut draft = limits::draft(self.layout.is_unified(), resources, &view)?;
+        let mut refused = match &self.scope {
+            None => draft.apply(&view)?,
+            Some(scope) => {
+                scope.round(&mut draft.writes);
+                let written = draft.writes.clone();
+                // First the files: a memory limit below usage kills within the write, which must not be systemd's.
+                let mut refused = draft.apply(&view)?;
+                match scope.set(&written) {
+                    Ok(more) => refused.extend(more),
+                    Err(error) => {
+                        limits::take_back(&written, &view);
+                        return Err(error);
+                    }
+                }
+                self.write_again(scope)?;
+                refused
+            }
+        };
         refused.extend(self.check_cpuset(resources));
         Ok(refused)
+    }
+
+    /// Tells systemd to make the unit around a process that is in the cgroup already, when the path wants a unit.
+    /// The process may go on meanwhile, since all limits hold; it must not be started before
+    /// [`Cgroup::settle`].
+    ///
+    /// # Errors
+    /// [`Error::Systemd`] when systemd cannot be reached.
+    pub fn start_unit(&self, pid: Pid) -> Result<Option<UnitStart>> {
+        self.scope.as_ref().map(|scope| scope.start(pid)).transpose()
+    }
+
+    /// Once the unit runs: sees to it that the process is where it was, and that the files say what they said.
+    /// Without a unit, nothing.
+    ///
+    /// # Errors
+    /// systemd has moved the process to another cgroup, or a value cannot be written.
+    pub fn settle(&self, pid: u32) -> Result<()> {
+        let Some(scope) = &self.scope else { return Ok(()) };
+        let member = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if !self.pids()?.iter().any(|other| Some(*other) == member) && lives(pid) {
+            return Err(Error::Invalid(format!(
+                "systemd has another cgroup than {} for the unit",
+                self.path.display()
+            )));
+        }
+        self.write_again(scope)
+    }
+
+    /// systemd has written its own idea of the limits; where that is another one, ours is written again.
+    fn write_again(&self, scope: &Scope) -> Result<()> {
+        let view = View { cgroup: self, fresh: false, blocked: &[] };
+        for write in scope.wanted() {
+            if let Seen::Text(text) = view.seen(write.controller, &write.file)?
+                && !limits::same(&write.file, &text, &write.value)
+            {
+                view.write(&write, &write.value).map_err(|errno| view.explain(&write, errno))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the counters for the last time before systemd takes the directory away, which it does when the last
+    /// process has ended. Without a unit, nothing: the directory stays until it is removed here.
+    pub fn keep_counters(&self) {
+        if self.scope.is_some() {
+            // Both keep what they read.
+            let _ = (self.oom_kills(), self.stats());
+        }
     }
 
     /// Writes a value that nobody asked for and that may fail: what a policy adds. Nothing is written when the file
@@ -193,7 +276,22 @@ impl Cgroup {
         // A panic while reading leaves nothing half-done that the next reading would trust.
         let mut reader = self.stats.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let dir = |controller| self.dir(controller);
-        if self.layout.is_unified() { Stats::V2(reader.v2(&dir)) } else { Stats::V1(reader.v1(&dir)) }
+        let stats =
+            if self.layout.is_unified() { Stats::V2(reader.v2(&dir)) } else { Stats::V1(reader.v1(&dir)) };
+        match &self.scope {
+            None => stats,
+            // Looked at after the reading, so that half a reading is never kept.
+            Some(scope) if self.is_there() => {
+                scope.keep_stats(&stats);
+                stats
+            }
+            Some(scope) => scope.kept_stats().unwrap_or(stats),
+        }
+    }
+
+    /// Whether the directory has not been removed.
+    fn is_there(&self) -> bool {
+        self.unified().is_none_or(|dir| dir.read("cgroup.events", &mut Vec::new()).is_ok())
     }
 
     /// v2 accepts CPUs that the parent does not have and then uses the parent's.
@@ -207,6 +305,10 @@ impl Cgroup {
             errno: Errno::RANGE,
             what: "the parent does not have all of these CPUs; the kernel uses others",
         })
+    }
+
+    pub(crate) fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -270,6 +372,13 @@ impl Cgroup {
         self.dir(controller)?.read(file, &mut text).ok()?;
         str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
     }
+}
+
+/// One that has ended meanwhile is in no cgroup; who waits for it is told of that.
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name in parentheses, which may hold anything (proc_pid_stat(5)).
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
 }
 
 /// An existing directory can be used when nobody is in it and nothing would stop who joins.

@@ -60,6 +60,18 @@ pub enum Error {
     /// The cgroup exists and is frozen: a process that joins it would stop at once.
     #[error("cgroup {} is frozen", .0.display())]
     Frozen(PathBuf),
+    /// systemd refused a call about a unit, or could not do what it had accepted.
+    #[error("systemd: {call} {unit}: {reason}")]
+    Systemd {
+        /// Such as `StartTransientUnit`.
+        call: &'static str,
+        /// The unit's name.
+        unit: String,
+        /// In systemd's words.
+        reason: String,
+        /// Of what kind its refusal is.
+        kind: ErrorKind,
+    },
     /// Something that dunnage does not do yet.
     #[error("{0} is not implemented")]
     Unimplemented(&'static str),
@@ -94,6 +106,7 @@ impl Error {
             Self::Explained { call, .. } if call.errno() == Errno::NOENT => ErrorKind::Unimplemented,
             Self::Kernel(call) | Self::Explained { call, .. } => kind(call.errno()),
             Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Systemd { kind, .. } => *kind,
             Self::BelowUsage { .. } | Self::NotEmpty { .. } | Self::Frozen(_) => ErrorKind::Precondition,
             Self::NoCgroups | Self::NoController { .. } | Self::Unimplemented(_) => ErrorKind::Unimplemented,
         }

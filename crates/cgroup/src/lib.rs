@@ -17,6 +17,7 @@ mod path;
 mod process;
 mod removal;
 pub mod stats;
+mod systemd;
 mod tree;
 
 pub use cgroup::{Cgroup, MountSource};
@@ -28,3 +29,4 @@ pub use oom::OomWatch;
 pub use process::Pid;
 pub use removal::Removal;
 pub use stats::Stats;
+pub use systemd::UnitStart;

@@ -17,6 +17,8 @@ use dunnage_sys::Errno;
 use crate::controller::Controller;
 use crate::error::{Error, Refused, Result};
 
+pub(crate) use convert::{parse_bytes, parse_list};
+
 /// What a file says before it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -152,13 +154,14 @@ impl<L: Live> Draft<'_, L> {
 
 /// Whether two CPU lists name different CPUs; lists that cannot be read do not.
 pub(crate) fn differs(wanted: &str, effective: &str) -> bool {
-    match (convert::parse_list(wanted), convert::parse_list(effective)) {
+    match (parse_list(wanted), parse_list(effective)) {
         (Some(wanted), Some(effective)) => wanted != effective,
         _ => false,
     }
 }
 
-fn take_back(written: &[Write], target: &impl Target) {
+/// Writes the old values again, newest first.
+pub(crate) fn take_back(written: &[Write], target: &impl Target) {
     for write in written.iter().rev() {
         if let Some(undo) = &write.undo {
             // The failure that led here is the one to report; each old value was valid a moment ago.
@@ -168,7 +171,7 @@ fn take_back(written: &[Write], target: &impl Target) {
 }
 
 /// Whether the kernel would print `value` as `text`.
-fn same(file: &str, text: &str, value: &str) -> bool {
+pub(crate) fn same(file: &str, text: &str, value: &str) -> bool {
     text == value
         || text.strip_prefix("default ") == Some(value)
         || (file.starts_with("memory.") && convert::same_bytes(text, value))

@@ -86,10 +86,11 @@ impl Cgroup {
             None => (self.dir(Controller::Memory), "memory.events"),
         };
         let mut text = Vec::new();
-        match dir.map(|dir| dir.read(file, &mut text)) {
+        let kills = match dir.map(|dir| dir.read(file, &mut text)) {
             Some(Ok(())) => kills(&text).unwrap_or(0),
             _ => 0,
-        }
+        };
+        self.scope().map_or(kills, |scope| scope.most_kills(kills))
     }
 }
 

@@ -8,18 +8,34 @@ use std::path::{Component, Path, PathBuf};
 use dunnage_spec::resources::CgroupPath;
 
 use crate::error::{Error, Result};
+use crate::systemd;
 
-/// sd_booted(3): this directory exists exactly when systemd is the service manager.
-const SYSTEMD: &str = "/run/systemd/system";
+/// Where a container's cgroup is.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The directory relative to the root of every hierarchy, without a leading `/`.
+    pub(crate) path: PathBuf,
+    /// Slice and name of the unit, when systemd has to know of it.
+    pub(crate) unit: Option<(String, String)>,
+}
 
-/// The directory relative to the root of every hierarchy, without a leading `/`.
-pub(crate) fn resolve(path: &CgroupPath) -> Result<PathBuf> {
+pub(crate) fn resolve(path: &CgroupPath) -> Result<Place> {
     match path {
-        CgroupPath::Cgroupfs(path) => relative(path),
-        CgroupPath::Systemd { .. } if Path::new(SYSTEMD).is_dir() => {
-            Err(Error::Unimplemented("systemd cgroup driver"))
+        CgroupPath::Cgroupfs(path) => Ok(Place { path: relative(path)?, unit: None }),
+        CgroupPath::Systemd { slice, prefix, name } => {
+            let slice = if slice.is_empty() { "system.slice" } else { slice };
+            let unit = unit(prefix, name)?;
+            let path = expand(slice, &unit)?;
+            if !systemd::is_booted() {
+                return Ok(Place { path, unit: None });
+            }
+            if unit.ends_with(".slice") {
+                return Err(Error::Invalid(format!(
+                    "a container cannot be {unit:?}: a slice has no processes"
+                )));
+            }
+            Ok(Place { path, unit: Some((slice.to_owned(), unit)) })
         }
-        CgroupPath::Systemd { slice, prefix, name } => expand(slice, prefix, name),
     }
 }
 
@@ -40,9 +56,8 @@ fn relative(path: &Path) -> Result<PathBuf> {
     Ok(relative)
 }
 
-/// `a-b.slice`, `prefix`, `name` → `a.slice/a-b.slice/prefix-name.scope` (systemd.slice(5)).
-fn expand(slice: &str, prefix: &str, name: &str) -> Result<PathBuf> {
-    let mut path = expand_slice(if slice.is_empty() { "system.slice" } else { slice })?;
+/// systemd.unit(5): what a unit's name may consist of, and its length.
+fn unit(prefix: &str, name: &str) -> Result<String> {
     let unit = if name.ends_with(".slice") {
         name.to_owned()
     } else if prefix.is_empty() {
@@ -50,11 +65,31 @@ fn expand(slice: &str, prefix: &str, name: &str) -> Result<PathBuf> {
     } else {
         format!("{prefix}-{name}.scope")
     };
-    if name.is_empty() || unit.contains('/') {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\".contains(&byte);
+    if name.is_empty() || unit.len() > 255 || !unit.bytes().all(allowed) {
         return Err(Error::Invalid(format!("{unit:?} is not the name of a unit")));
     }
-    path.push(unit);
+    Ok(unit)
+}
+
+/// `a-b.slice`, `prefix-name.scope` → `a.slice/a-b.slice/prefix-name.scope` (systemd.slice(5)).
+fn expand(slice: &str, unit: &str) -> Result<PathBuf> {
+    let mut path = expand_slice(slice)?;
+    path.push(directory(unit));
     Ok(path)
+}
+
+/// systemd's name for a unit's directory: names that could be the kernel's files get an underscore
+/// (systemd.git, `cg_escape`).
+fn directory(unit: &str) -> String {
+    const FILES: [&str; 3] = ["notify_on_release", "release_agent", "tasks"];
+    const CONTROLLERS: [&str; 8] = ["cpu", "cpuacct", "cpuset", "io", "blkio", "memory", "devices", "pids"];
+    let stem = unit.rsplit_once('.').map_or(unit, |(stem, _)| stem);
+    let escaped = unit.starts_with(['_', '.'])
+        || unit.starts_with("cgroup.")
+        || FILES.contains(&unit)
+        || CONTROLLERS.contains(&stem);
+    if escaped { format!("_{unit}") } else { unit.to_owned() }
 }
 
 fn expand_slice(slice: &str) -> Result<PathBuf> {
@@ -70,7 +105,7 @@ fn expand_slice(slice: &str) -> Result<PathBuf> {
     }
     let dashes = stem.match_indices('-').map(|(index, _)| index);
     for end in dashes.chain([stem.len()]) {
-        path.push(format!("{}.slice", &stem[..end]));
+        path.push(directory(&format!("{}.slice", &stem[..end])));
     }
     Ok(path)
 }
@@ -81,25 +116,43 @@ mod tests {
 
     #[test]
     fn a_slice_is_expanded_through_its_parents() {
-        let path = expand("kubepods-burstable-pod12_3.slice", "cri-containerd", "abc").unwrap();
+        let path =
+            expand("kubepods-burstable-pod12_3.slice", &unit("cri-containerd", "abc").unwrap()).unwrap();
         let expected = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod12_3.slice/\
                         cri-containerd-abc.scope";
         assert_eq!(path, Path::new(expected));
     }
 
     #[test]
-    fn an_empty_slice_is_the_system_slice_and_a_dash_is_the_root() {
-        assert_eq!(expand("", "docker", "x").unwrap(), Path::new("system.slice/docker-x.scope"));
-        assert_eq!(expand("-.slice", "", "x").unwrap(), Path::new("x.scope"));
+    fn a_dash_is_the_root_of_all_slices() {
+        assert_eq!(expand("-.slice", &unit("", "x").unwrap()).unwrap(), Path::new("x.scope"));
+        assert_eq!(
+            expand("a.slice", &unit("docker", "x").unwrap()).unwrap(),
+            Path::new("a.slice/docker-x.scope")
+        );
     }
 
     #[test]
     fn names_that_no_systemd_would_take_are_refused() {
         for slice in ["a", "a--b.slice", "-a.slice", "a-.slice", "a/b.slice", ".slice"] {
-            assert!(expand(slice, "p", "n").is_err(), "{slice}");
+            assert!(expand(slice, "p-n.scope").is_err(), "{slice}");
         }
-        assert!(expand("a.slice", "p", "n/../../m").is_err());
-        assert!(expand("a.slice", "p", "").is_err());
+        for name in ["n/../../m", "", "a b", "a@b", "ä", &"x".repeat(250)] {
+            assert!(unit("p", name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_unit_named_like_a_file_of_the_kernel_has_another_directory() {
+        for (unit, name) in [
+            ("memory.slice", "_memory.slice"),
+            ("cpu-x.scope", "cpu-x.scope"),
+            ("_x.scope", "__x.scope"),
+            ("cgroup.x.scope", "_cgroup.x.scope"),
+            ("pids.x.scope", "pids.x.scope"),
+        ] {
+            assert_eq!(directory(unit), name);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use dunnage_cgroup::Cgroup;
+use dunnage_cgroup::{Cgroup, UnitStart};
 use dunnage_init::{Birth, Created, Newborn, Streams};
 use dunnage_plan::{Plan, RootfsFacts};
 use dunnage_spec::{Bundle, Namespace, Spec};
@@ -27,14 +27,15 @@ pub(crate) struct Failed {
     pub(crate) held: Held,
 }
 
-/// Makes everything up to the child, which executes its plan from here on.
+/// Makes everything up to the child, which executes its plan from here on, and the unit that systemd makes
+/// around it meanwhile.
 pub(crate) fn prepare(
     host: &mut Host,
     create: Create,
-) -> std::result::Result<(Container, Newborn), Box<Failed>> {
+) -> std::result::Result<(Container, Newborn, Option<UnitStart>), Box<Failed>> {
     let mut held = Held::default();
     match build(host, &create, &mut held) {
-        Ok((spec, init, newborn)) => Ok((container(create, spec, init, held), newborn)),
+        Ok((spec, init, newborn, unit)) => Ok((container(create, spec, init, held), newborn, unit)),
         Err(error) => Err(Box::new(Failed { error, held })),
     }
 }
@@ -58,7 +59,11 @@ fn container(create: Create, spec: Spec, init: Process, held: Held) -> Container
 }
 
 // Cheap refusals come first: a spec that cannot work makes nothing.
-fn build(host: &mut Host, create: &Create, held: &mut Held) -> Result<(Spec, Process, Newborn)> {
+fn build(
+    host: &mut Host,
+    create: &Create,
+    held: &mut Held,
+) -> Result<(Spec, Process, Newborn, Option<UnitStart>)> {
     let Bundle { spec, .. } = Bundle::load(&create.bundle, &create.id)?;
     for warning in &spec.warnings {
         tracing::warn!(container = %create.id, %warning, "config.json");
@@ -75,9 +80,10 @@ fn build(host: &mut Host, create: &Create, held: &mut Held) -> Result<(Spec, Pro
     }
     let plan = plan(host, create, &spec, cgroup)?;
     let newborn = birth(&plan, &ends, cgroup, None)?;
+    let unit = cgroup.start_unit(newborn.pid())?;
     let mut init = Process::new(State::Creating, create.stdio.clone());
     init.kept = kept;
-    Ok((spec, init, newborn))
+    Ok((spec, init, newborn, unit))
 }
 
 fn plan(host: &mut Host, create: &Create, spec: &Spec, cgroup: &Cgroup) -> Result<Plan> {
@@ -112,6 +118,7 @@ pub(crate) fn complete(container: &mut Container, created: Created, mailbox: Mai
         record.set_init(Identity { pid: container.init.pid, start_time })?;
     }
     if let Some(cgroup) = &container.held.cgroup {
+        cgroup.settle(container.init.pid)?;
         // Watched before the program runs, or its first kill could go unseen.
         let target = Target { id: container.id.clone(), exec: None };
         container.held.oom_watch = Some(watch::oom(cgroup.oom_watch()?, target, mailbox.clone()));

@@ -33,6 +33,8 @@ pub(crate) type Born = std::result::Result<Created, dunnage_init::Error>;
 pub(crate) enum Notice {
     /// The child reached its gate, or could not.
     Born(Born),
+    /// systemd has not made the unit of the container.
+    NoUnit(dunnage_cgroup::Error),
     /// `execve` succeeded.
     Started,
     /// It did not.

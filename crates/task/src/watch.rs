@@ -4,8 +4,9 @@
 //! tells the mailbox of the birth, the start and the end in this order, because it learns them in this order.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use dunnage_cgroup::UnitStart;
 use dunnage_init::{Created, Newborn};
 use dunnage_sys::pidfd;
 use dunnage_sys::ready::{self, AsyncFd, Interest};
@@ -15,11 +16,20 @@ use crate::command::Target;
 use crate::mailbox::{Mailbox, Notice, tell};
 use crate::state::Exit;
 
-/// Watches `newborn` until it has ended. Sending on `gate` starts it.
-pub(crate) fn process(newborn: Newborn, target: Target, gate: oneshot::Receiver<()>, mailbox: Mailbox) {
+/// How long systemd may take for a unit; runc waits as long.
+const UNIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Watches `newborn` until it has ended. Sending on `gate` starts it; before that, its unit has to be made.
+pub(crate) fn process(
+    newborn: Newborn,
+    unit: Option<UnitStart>,
+    target: Target,
+    gate: oneshot::Receiver<()>,
+    mailbox: Mailbox,
+) {
     tokio::task::spawn_local(async move {
         let tell = |notice| tell(&mailbox, &target, notice);
-        if let Some(pidfd) = raise(newborn, gate, &tell).await {
+        if let Some(pidfd) = raise(newborn, unit, gate, &tell).await {
             tell(Notice::Exited(reap(&pidfd).await));
         }
     });
@@ -45,10 +55,26 @@ pub(crate) fn oom(
 }
 
 // Gives the pidfd back while the process lives on; `None` when its end was told already.
-async fn raise(mut newborn: Newborn, gate: oneshot::Receiver<()>, tell: &impl Fn(Notice)) -> Option<OwnedFd> {
-    match created(&mut newborn).await {
-        Ok(created) => tell(Notice::Born(Ok(created))),
-        Err(error) => {
+async fn raise(
+    mut newborn: Newborn,
+    unit: Option<UnitStart>,
+    gate: oneshot::Receiver<()>,
+    tell: &impl Fn(Notice),
+) -> Option<OwnedFd> {
+    let created = created(&mut newborn).await;
+    // Waited for also when the child has failed: nothing can be taken down that systemd is putting up.
+    let unit = match unit {
+        Some(unit) => running(unit).await,
+        None => Ok(()),
+    };
+    match (created, unit) {
+        (Ok(created), Ok(())) => tell(Notice::Born(Ok(created))),
+        (Ok(_), Err(error)) => {
+            drop(newborn);
+            tell(Notice::NoUnit(error));
+            return None;
+        }
+        (Err(error), _) => {
             // Dropped first: by the time the failure is told, the child is gone.
             drop(newborn);
             tell(Notice::Born(Err(error)));
@@ -99,6 +125,20 @@ async fn created(newborn: &mut Newborn) -> Result<Created, dunnage_init::Error> 
     }
 }
 
+async fn running(mut unit: UnitStart) -> Result<(), dunnage_cgroup::Error> {
+    let bus = ready_of(unit.as_fd());
+    let running = async {
+        while !unit.poll()? {
+            wait(&bus).await;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(UNIT_PATIENCE, running).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(unit.give_up(UNIT_PATIENCE)),
+    }
+}
+
 async fn started(newborn: &mut Newborn) -> Result<(), dunnage_init::Error> {
     newborn.start()?;
     let socket = ready_of(newborn.as_fd());
@@ -137,6 +177,6 @@ async fn wait(ready: &Ready) {
                 guard.clear_ready();
             }
         }
-        None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+        None => tokio::time::sleep(Duration::from_millis(5)).await,
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn minus_one(limit: Limit) -> String {
 }
 
 /// A memory limit as either version prints it. v1 prints "no limit" as the largest number of whole pages.
-pub(super) fn parse_bytes(text: &str) -> Option<Limit> {
+pub(crate) fn parse_bytes(text: &str) -> Option<Limit> {
     if matches!(text, "max" | "-1") {
         return Some(Limit::Unlimited);
     }
@@ -68,7 +68,7 @@ pub(super) fn same_bytes(text: &str, value: &str) -> bool {
 }
 
 /// A list of CPUs or memory nodes, `0-3,7`, as its numbers; `None` when it is not one.
-pub(super) fn parse_list(list: &str) -> Option<Vec<u32>> {
+pub(crate) fn parse_list(list: &str) -> Option<Vec<u32>> {
     let mut numbers = Vec::new();
     for part in list.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -21,10 +21,10 @@ impl Driver {
             return answer(reply, Err(Error::Exists(create.id)));
         };
         match create::prepare(&mut self.host, create) {
-            Ok((mut container, newborn)) => {
+            Ok((mut container, newborn, unit)) => {
                 container.creating = Some(reply);
                 let target = Target { id: container.id.clone(), exec: None };
-                container.init.watch(newborn, target, self.mailbox.clone());
+                container.init.watch(newborn, unit, target, self.mailbox.clone());
                 place.insert(container);
             }
             Err(failed) => self.undo(*failed, reply),
@@ -71,14 +71,15 @@ impl Driver {
         match (&target.exec, born) {
             (Some(exec), born) => self.exec_born(&target.id, exec, born),
             (None, Ok(created)) => self.init_born(&target.id, created),
-            (None, Err(source)) => {
-                let Some(mut container) = self.containers.remove(&target.id) else { return };
-                let Some(reply) = container.creating.take() else { return };
-                let error = Error::Birth { verb: "create", source };
-                let held = std::mem::take(&mut container.held);
-                self.undo(create::Failed { error, held }, reply);
-            }
+            (None, Err(source)) => self.unborn(&target.id, Error::Birth { verb: "create", source }),
         }
+    }
+
+    pub(super) fn unborn(&mut self, id: &ContainerId, error: Error) {
+        let Some(mut container) = self.containers.remove(id) else { return };
+        let Some(reply) = container.creating.take() else { return };
+        let held = std::mem::take(&mut container.held);
+        self.undo(create::Failed { error, held }, reply);
     }
 
     fn init_born(&mut self, id: &ContainerId, created: dunnage_init::Created) {
@@ -105,11 +106,17 @@ impl Driver {
 
 impl Process {
     /// Keeps what is needed to reach the child, and hands it to its watcher.
-    pub(super) fn watch(&mut self, newborn: dunnage_init::Newborn, target: Target, mailbox: Mailbox) {
+    pub(super) fn watch(
+        &mut self,
+        newborn: dunnage_init::Newborn,
+        unit: Option<dunnage_cgroup::UnitStart>,
+        target: Target,
+        mailbox: Mailbox,
+    ) {
         let (gate, opened) = oneshot::channel();
         self.gate = Some(gate);
         self.pid = newborn.pid().as_raw_nonzero().get().unsigned_abs();
         self.pidfd = newborn.pidfd().try_clone_to_owned().ok().map(Rc::new);
-        watch::process(newborn, target, opened, mailbox);
+        watch::process(newborn, unit, target, opened, mailbox);
     }
 }

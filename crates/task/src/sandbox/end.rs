@@ -99,6 +99,9 @@ impl Driver {
         let Some(exit) = container.untold_exit.take() else { return };
         self.tell_oom(id);
         let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some(cgroup) = &container.held.cgroup {
+            cgroup.keep_counters();
+        }
         if let Some(record) = &mut container.held.record
             && let Err(error) = record.set_exit(exit)
         {

@@ -47,7 +47,7 @@ impl Driver {
             Ok((newborn, kept)) => {
                 entry.process.kept = kept;
                 let target = Target { id: id.clone(), exec: Some(exec.clone()) };
-                entry.process.watch(newborn, target, mailbox.clone());
+                entry.process.watch(newborn, None, target, mailbox.clone());
                 Ok(())
             }
             Err(error) => {

@@ -109,6 +109,7 @@ impl Driver {
     fn notice(&mut self, target: &Target, notice: Notice) {
         match notice {
             Notice::Born(born) => self.born(target, born),
+            Notice::NoUnit(error) => self.unborn(&target.id, error.into()),
             Notice::Started => self.moved(target, Input::Started, None),
             Notice::NotStarted(error, exit) => self.moved(target, Input::NotStarted(exit), Some(error)),
             Notice::Exited(exit) => self.moved(target, Input::Exit(exit), None),
