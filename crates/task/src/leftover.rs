@@ -30,7 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// # Errors
 /// What could not be taken down; the record stays then, for the next try.
 pub fn take_down(store: &Store, id: &ContainerId) -> Result<Option<Leftover>> {
-    let Some(record) = store.load(id)? else { return Ok(None) };
+    let Some(record) = store.load(id)? else {
+        store.remove_unwritten(id)?;
+        return Ok(None);
+    };
     let content = record.content();
     let killed = Exit { status: 137, at: SystemTime::now() };
     let leftover =

@@ -139,6 +139,15 @@ impl Store {
         Ok(Some(Record { directory, content }))
     }
 
+    /// Removes the directory of a record that was never written: its shim was killed in between, before it had
+    /// made anything else of the container.
+    ///
+    /// # Errors
+    /// The failed call; nothing there is no error.
+    pub fn remove_unwritten(&self, id: &ContainerId) -> Result<(), Error> {
+        remove(&self.directory.join(id.as_str()))
+    }
+
     fn make(&self, directory: &Path) -> Result<(), Error> {
         for _ in 0..TRIES {
             make_private(&self.directory)?;
@@ -187,13 +196,7 @@ impl Record {
     /// # Errors
     /// The failed call; what is gone already is no error.
     pub fn remove(self) -> Result<(), Error> {
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            removed => removed.call(|| format!("remove {}", self.directory.display()))?,
-        }
-        // Others may have records in it (ENOTEMPTY) or may have removed it already: both are fine.
-        let _ = self.directory.parent().map(fs::remove_dir);
-        Ok(())
+        remove(&self.directory)
     }
 
     // Written beside and renamed over: a reader sees the old or the new content, never half of one.
@@ -231,6 +234,16 @@ impl Content {
         let at: SystemTime = UNIX_EPOCH + std::time::Duration::from_nanos(stored.at_ns);
         Some(Exit { status: stored.status, at })
     }
+}
+
+fn remove(directory: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        removed => removed.call(|| format!("remove {}", directory.display()))?,
+    }
+    // Others may have records in the parent (ENOTEMPTY) or may have removed it already: both are fine.
+    let _ = directory.parent().map(fs::remove_dir);
+    Ok(())
 }
 
 fn cgroup_text(path: &CgroupPath) -> String {
@@ -288,6 +301,18 @@ mod tests {
         let _first = store.create(&id, Path::new("/b"), &cgroup, None).unwrap();
         let second = store.create(&id, Path::new("/b"), &cgroup, None);
         assert!(matches!(second, Err(Error::Taken(_))), "{second:?}");
+    }
+
+    #[test]
+    fn a_directory_without_a_record_can_be_removed_and_the_name_is_free_again() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        let id: ContainerId = "web".parse().unwrap();
+        fs::create_dir_all(root.path().join("k8s.io/web")).unwrap();
+        assert!(store.load(&id).unwrap().is_none());
+        store.remove_unwritten(&id).unwrap();
+        assert!(!root.path().join("k8s.io").exists());
+        store.remove_unwritten(&id).unwrap();
     }
 
     #[test]
