@@ -4,7 +4,8 @@
 
 use dunnage_spec::seccomp::{Action, Arch, Condition, Profile, Rule};
 
-use crate::syscall::{self, Call, NONE, X32};
+use crate::row::{NONE, X32};
+use crate::syscall::{self, Call};
 
 /// ENOSYS: to programs and libc "this kernel is too old, do it another way".
 const ENOSYS: u16 = 38;

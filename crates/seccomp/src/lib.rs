@@ -18,6 +18,7 @@
 mod assemble;
 mod decide;
 mod instruction;
+mod row;
 mod syscall;
 mod table;
 

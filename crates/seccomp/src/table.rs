@@ -1,6 +1,6 @@
 //! System call numbers by name, sorted by name; written by `tables/generate.py`, not by hand.
 
-use crate::syscall::{NONE, Row, X32, row};
+use crate::row::{NONE, Row, X32, row};
 
 /// Columns: x86-64, x32, x86, AArch64, ARM.
 #[rustfmt::skip]

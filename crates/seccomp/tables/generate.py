@@ -50,7 +50,7 @@ def main():
     ]
     print("//! System call numbers by name, sorted by name; written by `tables/generate.py`, not by hand.")
     print()
-    print("use crate::syscall::{NONE, Row, X32, row};")
+    print("use crate::row::{NONE, Row, X32, row};")
     print()
     print("/// Columns: x86-64, x32, x86, AArch64, ARM.")
     print("#[rustfmt::skip]")
