@@ -210,12 +210,12 @@ impl Cgroup {
     }
 
     /// Once the unit runs: sees to it that the process is where it was, and that the files say what they said.
-    /// Without a unit, nothing.
+    /// Gives what systemd did not know. Without a unit, nothing.
     ///
     /// # Errors
     /// systemd has moved the process to another cgroup, or a value cannot be written.
-    pub fn settle(&self, pid: u32) -> Result<()> {
-        let Some(scope) = &self.scope else { return Ok(()) };
+    pub fn settle(&self, pid: u32) -> Result<Vec<Refused>> {
+        let Some(scope) = &self.scope else { return Ok(Vec::new()) };
         let member = i32::try_from(pid).ok().and_then(Pid::from_raw);
         if !self.pids()?.iter().any(|other| Some(*other) == member) && lives(pid) {
             return Err(Error::Invalid(format!(
@@ -223,7 +223,8 @@ impl Cgroup {
                 self.path.display()
             )));
         }
-        self.write_again(scope)
+        self.write_again(scope)?;
+        Ok(scope.take_unknown())
     }
 
     /// systemd has written its own idea of the limits; where that is another one, ours is written again.

@@ -12,7 +12,7 @@ mod start;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dunnage_sys::Errno;
 use dunnage_sys::pidfd::Pid;
@@ -25,6 +25,7 @@ use bus::{Connection, Refusal, Silence};
 use message::{Argument, Property, Value};
 
 pub use start::UnitStart;
+use start::Unknown;
 
 /// sd_booted(3): this directory exists exactly when systemd is the service manager.
 pub(crate) fn is_booted() -> bool {
@@ -42,6 +43,7 @@ pub(crate) struct Scope {
     told: AtomicBool,
     /// How often its end was looked for since it was empty.
     looks: AtomicU32,
+    unknown: Unknown,
     oom_kills: AtomicU64,
     stats: Mutex<Option<Stats>>,
 }
@@ -54,6 +56,7 @@ impl Scope {
             wanted: Mutex::default(),
             told: AtomicBool::new(told),
             looks: AtomicU32::new(0),
+            unknown: Unknown::default(),
             oom_kills: AtomicU64::new(0),
             stats: Mutex::default(),
         }
@@ -70,7 +73,12 @@ impl Scope {
         }
         properties.extend(limits.known);
         self.told.store(true, Ordering::Relaxed);
-        UnitStart::begin(connection, self.unit.clone(), properties, limits.newer)
+        UnitStart::begin(connection, self.unit.clone(), properties, limits.newer, Arc::clone(&self.unknown))
+    }
+
+    /// What systemd turned out not to know when the unit was made; told once.
+    pub(crate) fn take_unknown(&self) -> Vec<Refused> {
+        std::mem::take(&mut self.unknown.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn properties(&self, pid: Pid) -> Vec<Property> {

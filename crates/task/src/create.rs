@@ -118,7 +118,9 @@ pub(crate) fn complete(container: &mut Container, created: Created, mailbox: Mai
         record.set_init(Identity { pid: container.init.pid, start_time })?;
     }
     if let Some(cgroup) = &container.held.cgroup {
-        cgroup.settle(container.init.pid)?;
+        for refused in cgroup.settle(container.init.pid)? {
+            tracing::warn!(container = %container.id, %refused, "unit");
+        }
         // Watched before the program runs, or its first kill could go unseen.
         let target = Target { id: container.id.clone(), exec: None };
         container.held.oom_watch = Some(watch::oom(cgroup.oom_watch()?, target, mailbox.clone()));

@@ -65,7 +65,7 @@ impl Connection {
         Self::over(stream)
     }
 
-    fn over(stream: UnixStream) -> Result<Self, Silence> {
+    pub(super) fn over(stream: UnixStream) -> Result<Self, Silence> {
         stream.set_nonblocking(true).map_err(|error| Silence::Call("set non-blocking", errno(&error)))?;
         let mut connection = Self { stream, received: Vec::new(), unsent: Some(Vec::new()), serial: 0 };
         connection.write(&message::authentication(effective_ids().0))?;

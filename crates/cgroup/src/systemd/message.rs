@@ -323,8 +323,26 @@ pub(crate) fn authentication(uid: u32) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub(crate) fn returned(to: u32, job: &str) -> Vec<u8> {
+        message(RETURN, &[(8, "g", "o")], Some(to), &texts(None, &[job]))
+    }
+
+    pub(crate) fn refused(to: u32, name: &str, text: &str) -> Vec<u8> {
+        message(ERROR, &[(4, "s", name), (8, "g", "s")], Some(to), &texts(None, &[text]))
+    }
+
+    pub(crate) fn job_removed(job: &str, result: &str) -> Vec<u8> {
+        let fields = [
+            (1, "o", "/org/freedesktop/systemd1"),
+            (2, "s", MANAGER),
+            (3, "s", "JobRemoved"),
+            (8, "g", "uoss"),
+        ];
+        message(SIGNAL, &fields, None, &texts(Some(42), &[job, "a.scope", result]))
+    }
 
     /// A header and body as systemd 257 sends them, put together by hand.
     fn message(kind: u8, fields: &[(u8, &str, &str)], reply_to: Option<u32>, body: &[u8]) -> Vec<u8> {
@@ -405,23 +423,17 @@ mod tests {
     #[test]
     fn answers_and_the_end_of_a_job_are_understood() {
         let job = "/org/freedesktop/systemd1/job/42";
-        let returned = message(RETURN, &[(8, "g", "o")], Some(3), &texts(None, &[job]));
+        let returned = returned(3, job);
         let heard = Heard::Returned { to: 3, job: Some(job.to_owned()) };
         assert_eq!(parse(&returned), Ok(Some((heard, returned.len()))));
 
         let name = "org.freedesktop.systemd1.UnitExists";
         let text = "Unit a.scope was already loaded or has a fragment file.";
-        let refused = message(ERROR, &[(4, "s", name), (8, "g", "s")], Some(3), &texts(None, &[text]));
+        let refused = refused(3, name, text);
         let heard = Heard::Refused { to: 3, name: name.to_owned(), text: text.to_owned() };
         assert_eq!(parse(&refused), Ok(Some((heard, refused.len()))));
 
-        let fields = [
-            (1, "o", "/org/freedesktop/systemd1"),
-            (2, "s", MANAGER),
-            (3, "s", "JobRemoved"),
-            (8, "g", "uoss"),
-        ];
-        let removed = message(SIGNAL, &fields, None, &texts(Some(42), &[job, "a.scope", "done"]));
+        let removed = job_removed(job, "done");
         let heard = Heard::JobRemoved { job: job.to_owned(), result: "done".to_owned() };
         assert_eq!(parse(&removed), Ok(Some((heard, removed.len()))));
     }
@@ -439,7 +451,7 @@ mod tests {
     #[test]
     fn what_is_not_a_message_is_refused_and_never_a_panic() {
         assert_eq!(parse(b"HTTP/1.1 400 Bad"), Err(Garbled));
-        let good = message(RETURN, &[(8, "g", "o")], Some(3), &texts(None, &["/job"]));
+        let good = returned(3, "/job");
         for at in 0..good.len() {
             for byte in [0, 1, 4, 0x7f, 0xff] {
                 let mut bad = good.clone();

@@ -1,12 +1,16 @@
 //! Starting a scope: from the call to the end of the job, in steps that never wait.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::bus::{Connection, Refusal};
 use super::message::{Argument, Heard, Property};
 use super::{failed, refused};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Refused, Result};
+
+/// What systemd turned out not to know, for who asks when the unit runs.
+pub(super) type Unknown = Arc<Mutex<Vec<Refused>>>;
 
 const CALL: &str = "StartTransientUnit";
 
@@ -18,6 +22,7 @@ pub struct UnitStart {
     properties: Vec<Property>,
     /// Left out when systemd turns out not to know them.
     newer: Vec<Property>,
+    unknown: Unknown,
     stage: Stage,
     /// Jobs that ended before we knew which one is ours.
     ended: Vec<(String, String)>,
@@ -47,9 +52,10 @@ impl UnitStart {
         unit: String,
         properties: Vec<Property>,
         newer: Vec<Property>,
+        unknown: Unknown,
     ) -> Result<Self> {
-        let stage = Stage::Done;
-        let mut start = Self { connection, unit, properties, newer, stage, ended: Vec::new(), reset: false };
+        let (stage, ended) = (Stage::Done, Vec::new());
+        let mut start = Self { connection, unit, properties, newer, unknown, stage, ended, reset: false };
         start.call()?;
         Ok(start)
     }
@@ -143,7 +149,8 @@ impl UnitStart {
                 Ok(())
             }
             name if !self.newer.is_empty() && super::is_unknown_property(name) => {
-                self.newer.clear();
+                let unknown = self.newer.drain(..).map(|property| super::unknown_property(&property));
+                self.unknown.lock().unwrap_or_else(PoisonError::into_inner).extend(unknown);
                 self.call()
             }
             _ => {
@@ -151,5 +158,119 @@ impl UnitStart {
                 Err(refused(CALL, &self.unit, refusal))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::super::message::{Value, tests as bytes};
+    use super::*;
+
+    const JOB: &str = "/org/freedesktop/systemd1/job/7";
+
+    struct Systemd(UnixStream);
+
+    impl Systemd {
+        fn say(&mut self, bytes: &[u8]) {
+            self.0.write_all(bytes).unwrap();
+        }
+
+        /// The names of methods called since the last time, in order.
+        fn called(&mut self) -> Vec<&'static str> {
+            self.0.set_nonblocking(true).unwrap();
+            let mut text = Vec::new();
+            // Ends with "would block".
+            let _ = self.0.read_to_end(&mut text);
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let names = ["StartTransientUnit", "ResetFailedUnit", "OOMPolicy"];
+            let mut found: Vec<_> =
+                names.iter().flat_map(|name| text.match_indices(name).map(|(at, _)| (at, *name))).collect();
+            found.sort_unstable();
+            found.into_iter().map(|(_, name)| name).collect()
+        }
+    }
+
+    fn begin() -> (UnitStart, Systemd, Unknown) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let unknown = Unknown::default();
+        let newer = vec![Property { name: "OOMPolicy", value: Value::Text("kill".to_owned()) }];
+        let connection = Connection::over(ours).unwrap();
+        let start =
+            UnitStart::begin(connection, "a.scope".to_owned(), Vec::new(), newer, Arc::clone(&unknown));
+        let (mut start, mut systemd) = (start.unwrap(), Systemd(theirs));
+        systemd.say(b"OK 1234\r\n");
+        assert!(!start.poll().unwrap());
+        assert_eq!(systemd.called(), ["StartTransientUnit", "OOMPolicy"]);
+        (start, systemd, unknown)
+    }
+
+    #[test]
+    fn a_unit_runs_when_its_job_is_done_and_not_when_another_is() {
+        let (mut start, mut systemd, _) = begin();
+        systemd.say(&bytes::returned(1, JOB));
+        systemd.say(&bytes::job_removed("/org/freedesktop/systemd1/job/70", "failed"));
+        assert!(!start.poll().unwrap());
+        systemd.say(&bytes::job_removed(JOB, "done"));
+        assert!(start.poll().unwrap());
+        assert!(start.poll().unwrap());
+    }
+
+    #[test]
+    fn a_job_that_ends_before_its_name_is_known_is_not_missed() {
+        let (mut start, mut systemd, _) = begin();
+        systemd.say(&bytes::job_removed(JOB, "done"));
+        assert!(!start.poll().unwrap());
+        systemd.say(&bytes::returned(1, JOB));
+        assert!(start.poll().unwrap());
+    }
+
+    #[test]
+    fn a_job_that_fails_says_how() {
+        let (mut start, mut systemd, _) = begin();
+        systemd.say(&[bytes::returned(1, JOB), bytes::job_removed(JOB, "timeout")].concat());
+        let error = start.poll().unwrap_err();
+        assert_eq!(error.to_string(), "systemd: start a.scope: its job ended as timeout");
+    }
+
+    #[test]
+    fn a_unit_that_has_failed_before_is_forgotten_once() {
+        let (mut start, mut systemd, _) = begin();
+        systemd.say(&bytes::refused(1, "org.freedesktop.systemd1.UnitExists", "was already loaded"));
+        assert!(!start.poll().unwrap());
+        assert_eq!(systemd.called(), ["ResetFailedUnit"]);
+        systemd.say(&bytes::refused(2, "org.freedesktop.systemd1.NoSuchUnit", "not loaded"));
+        assert!(!start.poll().unwrap());
+        assert_eq!(systemd.called(), ["StartTransientUnit", "OOMPolicy"]);
+        systemd.say(&bytes::refused(3, "org.freedesktop.systemd1.UnitExists", "was already loaded"));
+        let error = start.poll().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition);
+        let text =
+            "systemd: StartTransientUnit a.scope: was already loaded (org.freedesktop.systemd1.UnitExists)";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn what_an_old_systemd_does_not_know_is_left_out_and_reported() {
+        let (mut start, mut systemd, unknown) = begin();
+        systemd.say(&bytes::refused(
+            1,
+            "org.freedesktop.DBus.Error.PropertyReadOnly",
+            "Cannot set OOMPolicy",
+        ));
+        assert!(!start.poll().unwrap());
+        assert_eq!(systemd.called(), ["StartTransientUnit"]);
+        assert_eq!(unknown.lock().unwrap()[0].file, "OOMPolicy");
+        systemd.say(&bytes::refused(2, "org.freedesktop.DBus.Error.InvalidArgs", "no"));
+        assert_eq!(start.poll().unwrap_err().kind(), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn a_systemd_that_goes_away_is_an_error() {
+        let (mut start, systemd, _) = begin();
+        drop(systemd);
+        assert!(start.poll().unwrap_err().to_string().starts_with("systemd: StartTransientUnit a.scope: "));
     }
 }
