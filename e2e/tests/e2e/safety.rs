@@ -96,8 +96,10 @@ async fn unconfined_there_is_no_filter() -> Result<()> {
     let node = Cluster::new().await?;
     let mut container = cri::container("c", &["sleep", "1000"]);
     let unconfined = api::security_profile::ProfileType::Unconfined;
-    cri::security(&mut container).seccomp =
-        Some(api::SecurityProfile { profile_type: unconfined.into(), ..Default::default() });
+    let unconfined = api::SecurityProfile { profile_type: unconfined.into(), ..Default::default() };
+    let security = cri::security(&mut container);
+    // AppArmor has its own word about user namespaces (Linux 6.7).
+    (security.seccomp, security.apparmor) = (Some(unconfined.clone()), Some(unconfined));
     let (pod, id) = node.pod_with(container).await?;
     ensure!(node.cri.show(&id).await?["seccomp"] == "0");
     // What the filter would refuse is let through to the kernel's own checks.
