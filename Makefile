@@ -10,8 +10,8 @@ DEBUG := target/$(HOST)/debug
 DESTDIR ?=
 PREFIX ?= /usr/local
 # Programs in the order of docs: what containerd starts first.
-PROGRAMS := containerd-shim-dunnage-v1 dunnage
-PACKAGES := -p dunnage-shim -p dunnage-cli
+PROGRAMS := containerd-shim-dunnage-v1 dunnage dunnage-cni
+PACKAGES := -p dunnage-shim -p dunnage-cli -p dunnage-cni
 CARGO ?= cargo
 # Pass arguments on: make e2e ARGS='-E "test(exec)"', make bench ARGS='--rounds 200', make run ARGS='--help'.
 ARGS ?=

@@ -80,3 +80,8 @@ pub(crate) fn address_of(host_ifname: &str) -> Option<Ipv4Addr> {
     let digits = host_ifname.strip_prefix(HOST_END).filter(|digits| digits.len() == 8)?;
     Some(Ipv4Addr::from(u32::from_str_radix(digits, 16).ok()?))
 }
+
+/// The host's end of the pod that has the lease.
+pub(crate) fn host_end(lease: &Lease) -> IfName {
+    host_ifname(lease.address)
+}

@@ -7,7 +7,7 @@ use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
 use crate::route::RouteSocket;
 use crate::work::Work;
-use crate::{IfName, Netns, PodNetwork, PodRequest, Result};
+use crate::{HostPort, IfName, Netns, PodNetwork, PodRequest, Result};
 
 impl PodNetwork {
     /// What differs from what the owner was given: a sentence for each difference. Routes and addresses that
@@ -121,11 +121,22 @@ impl PodNetwork {
         Ok(chains.into_iter().map(say).collect())
     }
 
-    /// How many addresses are leased.
+    /// Whether there has been a pod on the network since the machine started.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.store.has_begun()
+    }
+
+    /// Which of the host ports do not lead to the owner's pod: a sentence for each.
     ///
     /// # Errors
-    /// The lease table cannot be read.
-    pub fn is_unused(&self) -> Result<bool> {
-        self.store.lock_existing()?.map_or(Ok(true), |leases| leases.is_empty())
+    /// The kernel refused to tell.
+    pub fn wrong_ports(&mut self, owner: &Owner, ports: &[HostPort]) -> Result<Vec<String>> {
+        let leases = self.store.lock_existing()?;
+        let lease = leases.map(|leases| leases.find(owner)).transpose()?.flatten();
+        let Some(lease) = lease else { return Ok(vec![format!("{owner} has no address lease")]) };
+        let ports = PodPorts::new(ports, lease.address, lease.given.address6)?;
+        let wrong = self.host.nft.wrong_ports(&ports)?;
+        Ok(wrong.into_iter().map(|port| format!("host port {port} does not lead to the pod")).collect())
     }
 }

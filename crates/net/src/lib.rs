@@ -34,6 +34,7 @@ mod pod;
 mod pod_request;
 mod range;
 mod route;
+mod segment;
 mod sysctl;
 mod undo;
 mod work;

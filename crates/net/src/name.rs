@@ -44,7 +44,7 @@ impl fmt::Display for IfName {
 }
 
 /// The name of a pod network, usable as a file name: letters, digits, `_`, `.` and `-`, starting with a letter
-/// or digit, at most 64 bytes.
+/// or digit, at most 128 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NetworkName(String);
 
@@ -60,7 +60,7 @@ impl FromStr for NetworkName {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        check_file_name("network name", text, 64)?;
+        check_file_name("network name", text, 128)?;
         Ok(Self(text.to_owned()))
     }
 }

@@ -2,7 +2,7 @@
 
 use dunnage_sys::Errno;
 
-use crate::attachment::{Attachment, host_ifname};
+use crate::attachment::{Attachment, address_of};
 use crate::host::{Host, route_localnet};
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::PodPorts;
@@ -178,9 +178,7 @@ impl Detached {
         let mut route = RouteSocket::open()?;
         // Indexes are given in turn, so nobody has this one by now; but being sure costs little.
         match route.link_at(index)? {
-            Some(link) if !link.up && crate::attachment::address_of(&link.name).is_some() => {
-                route.delete_at(index)
-            }
+            Some(link) if !link.up && address_of(&link.name).is_some() => route.delete_at(index),
             _ => Ok(()),
         }
     }
@@ -306,10 +304,11 @@ fn configure_pod_end(
         };
         let routes = &config.routes;
         route.configure_pod_end(&PodEnd { name, index, addresses: &addresses, gateway_mac, routes })?;
-        match request.from_pod {
-            Some(shape) => route.shape(index, name.as_str(), shape),
-            None => Ok(()),
+        if let Some(shape) = request.from_pod {
+            route.shape(index, name.as_str(), shape)?;
         }
+        // As below for the host's end: whoever looks next sees it up.
+        route.link_at(index).map(drop)
     })?
 }
 
@@ -361,9 +360,4 @@ pub fn loopback_is_up(netns: &Netns) -> Result<bool> {
         let lo: IfName = "lo".parse()?;
         Ok(RouteSocket::open()?.link(&lo)?.is_some_and(|link| link.up))
     })?
-}
-
-/// The host's end of a pod with this address.
-pub(crate) fn host_end(lease: &Lease) -> IfName {
-    host_ifname(lease.address)
 }

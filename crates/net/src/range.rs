@@ -3,15 +3,12 @@
 //! Owns the arithmetic of ranges: what is in them, what is kept back, which IPv6 address goes with which place.
 //! Leaves who has an address to `lease`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::lease::{Segment, Segments};
+use crate::segment::{Interval, RANGE_MAX, Segment, Segments, subtract};
 use crate::{Error, Result};
-
-/// Addresses of one range that are used at most.
-pub(crate) const RANGE_MAX: u32 = 1 << 16;
 
 /// The addresses of a pod network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,9 +248,6 @@ impl Ranges {
     }
 }
 
-/// First, and behind the last.
-pub(crate) type Interval = (u64, u64);
-
 fn overlap(one: &Range4, other: &Range4) -> bool {
     one.first <= other.last && other.first <= one.last
 }
@@ -266,20 +260,8 @@ fn net4(net: Ipv4Net) -> Interval {
     (number4(net.network()), number4(net.broadcast()) + 1)
 }
 
-/// Takes an interval out of a list of them.
-pub(crate) fn subtract(list: &mut Vec<Interval>, (from, end): Interval) {
-    let parts =
-        list.iter().flat_map(|&(first, behind)| [(first, behind.min(from)), (first.max(end), behind)]);
-    *list = parts.filter(|(first, behind)| first < behind).collect();
-}
-
 fn invalid(what: &'static str, value: String, reason: &'static str) -> Error {
     Error::Invalid { what, value, reason }
-}
-
-/// A family's name, for messages.
-pub(crate) fn family_name(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 #[cfg(test)]

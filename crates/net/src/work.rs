@@ -5,12 +5,10 @@ use std::os::fd::AsFd;
 
 use dunnage_sys::Errno;
 
-use crate::attachment::{Attachment, address_of, host_ifname};
+use crate::attachment::{Attachment, address_of, host_end, host_ifname};
 use crate::host::Host;
 use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner};
 use crate::nft::PodPorts;
-use crate::pod::host_end;
-use crate::range::family_name;
 use crate::route::{Pair, RouteSocket, Veth};
 use crate::{Error, Mac, Mode, Netns, PodRequest, Result};
 
@@ -249,8 +247,7 @@ impl Work<'_> {
                         .iter()
                         .any(|route| route.destination.addr() == ip && is_alone(&route.destination))
                     {
-                        let family = family_name(ip);
-                        found.push(format!("the host's {family} route to {ip} by {name} is gone"));
+                        found.push(format!("the host's route to {ip} by {name} is gone"));
                     }
                 }
             }

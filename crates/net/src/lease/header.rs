@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv4Net;
 
 use super::record::{self, checksum};
-use super::segment::{SEGMENTS_MAX, SLOTS_MAX, Segment, Segments};
+use crate::segment::{SEGMENTS_MAX, SLOTS_MAX, Segment, Segments};
 
 /// Bytes reserved for the header.
 pub(super) const SIZE: u64 = 4096;

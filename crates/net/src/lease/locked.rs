@@ -15,8 +15,9 @@ use super::header::{self, Header};
 use super::record::{self, Given, LeaseKind, Owner, Record};
 use super::store::{Lease, LeaseStore, SUFFIX, uptime, write_header};
 use super::words::{Free, LeaseState, STATE_MASK, Words, read_or_zero};
-use super::{Segments, host_local, kept_ports};
+use super::{host_local, kept_ports};
 use crate::range::Ranges;
+use crate::segment::Segments;
 use crate::{Error, HostPort, Result};
 
 /// An address that was given back rests for so long, as long as there are others: whoever talked to its last pod

@@ -21,13 +21,11 @@ mod host_local;
 mod kept_ports;
 mod locked;
 mod record;
-mod segment;
 mod store;
 mod words;
 
 pub use locked::LockedLeases;
 pub(crate) use record::Given;
 pub use record::{LeaseKind, Owner};
-pub(crate) use segment::{Segment, Segments};
 pub use store::{Lease, LeaseStore};
 pub use words::LeaseState;

@@ -12,11 +12,12 @@ use dunnage_sys::netns::NetnsId;
 use dunnage_sys::{Call, Errno};
 
 use super::header::{self, Header};
+use super::host_local;
 use super::locked::LockedLeases;
 use super::record::{Given, LeaseKind, Owner};
 use super::words::{LeaseState, read_or_zero};
-use super::{Segments, host_local};
 use crate::range::Ranges;
+use crate::segment::Segments;
 use crate::{Error, NetworkName, Result};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -130,6 +131,11 @@ impl LeaseStore {
     pub(super) fn header(&self) -> Header {
         let base6 = self.ranges.v6.as_ref().map(|range| range.first);
         Header { boot_id: self.boot_id, segments: self.ranges.segments(), base6 }
+    }
+
+    /// Whether there is a table of this boot.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.open().is_ok_and(|found| found.is_some())
     }
 
     fn has_import(&self) -> bool {

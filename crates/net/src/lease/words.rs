@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use super::header::{END_AT, SIZE};
-use crate::range::Interval;
+use crate::segment::Interval;
 
 /// The state is in the two lowest bits of a word, the owner's tag in the others.
 pub(super) const STATE_MASK: u32 = 0b11;

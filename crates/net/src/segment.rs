@@ -4,12 +4,15 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use crate::range::{Interval, RANGE_MAX};
-
+/// Addresses of one range that are used at most.
+pub(crate) const RANGE_MAX: u32 = 1 << 16;
 /// Segments that a table can have: a header page has room for no more.
 pub(crate) const SEGMENTS_MAX: usize = 32;
 /// Slots that a table can have.
 pub(crate) const SLOTS_MAX: u32 = 1 << 18;
+
+/// First, and behind the last.
+pub(crate) type Interval = (u64, u64);
 
 /// A part of a subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,7 @@ impl Segment {
         other.first <= self.first && self.end() <= other.end()
     }
 
-    pub(super) fn is_sound(self) -> bool {
+    pub(crate) fn is_sound(self) -> bool {
         self.length > 0
             && self.length <= RANGE_MAX
             && self.end() <= u64::from(u32::from(self.net.broadcast())) + 1
@@ -98,7 +101,7 @@ impl Segments {
                     places.push((before + from - first, before + behind - first));
                 }
             }
-            crate::range::subtract(&mut addresses, (first, end));
+            subtract(&mut addresses, (first, end));
             before += u64::from(segment.length);
         }
         places
@@ -118,6 +121,13 @@ impl Segments {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Segment> {
         self.0.iter()
     }
+}
+
+/// Takes an interval out of a list of them.
+pub(crate) fn subtract(list: &mut Vec<Interval>, (from, end): Interval) {
+    let parts =
+        list.iter().flat_map(|&(first, behind)| [(first, behind.min(from)), (first.max(end), behind)]);
+    *list = parts.filter(|(first, behind)| first < behind).collect();
 }
 
 #[cfg(test)]

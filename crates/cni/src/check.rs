@@ -1,0 +1,39 @@
+//! CHECK: whether a container's interface is as it was made.
+
+use dunnage_net::PodNetwork;
+
+use crate::conf::{Conf, Role};
+use crate::env::Environment;
+use crate::error::{DIFFERENT, Error, Result};
+use crate::{loopback, result};
+
+pub(crate) fn run(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
+    if conf.role == Role::Loopback {
+        return loopback::check(environment);
+    }
+    let missing = || Error::config("prevResult is missing").because("CHECK compares with what ADD has told");
+    let told = conf.prev_result.ok_or_else(missing)?;
+    let (owner, netns) = (environment.owner()?, environment.netns()?);
+    let mut network = PodNetwork::open(conf.network.clone())?;
+    let Some(attachment) = network.attachment(owner)? else {
+        return Err(different(&[format!("{owner} has no address lease")]));
+    };
+    if conf.role == Role::Ports {
+        // The plugin before is this one, and has compared everything else.
+        return network
+            .wrong_ports(owner, &conf.request.ports)
+            .map_err(Error::from)
+            .and_then(|wrong| verdict(&wrong));
+    }
+    let mut found = result::missing(told, environment.netns_path(), &attachment)?;
+    found.extend(network.differences(owner, &netns, &conf.request)?);
+    verdict(&found)
+}
+
+fn verdict(found: &[String]) -> Result<()> {
+    if found.is_empty() { Ok(()) } else { Err(different(found)) }
+}
+
+fn different(found: &[String]) -> Error {
+    Error::new(DIFFERENT, "the container's network is not as it was made").because(found.join("; "))
+}

@@ -1,0 +1,306 @@
+//! A configuration: the keys that people have for `bridge` and its companions, checked and understood once.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use dunnage_net::{Bridging, IfName, Mode, NetworkConfig, NetworkName, PodRequest};
+use serde_json::{Value, json};
+
+use crate::capability;
+use crate::env::Environment;
+use crate::error::{Error, Result};
+use crate::fields::Fields;
+use crate::ipam;
+use crate::routes::Routes;
+use crate::version::Version;
+
+const STATE_DIR: &str = "/run/dunnage/ipam";
+/// What `bridge` makes when nothing is said.
+const BRIDGE: &str = "cni0";
+
+/// Keys of the specification, of `bridge`, of `portmap`, `bandwidth`, `tuning` and `firewall`, and of this plugin.
+const KEYS: &[&str] = &[
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "capabilities",
+    "runtimeConfig",
+    "args",
+    "prevResult",
+    "dns",
+    "ipam",
+    "disableCheck",
+    "disableGC",
+    "bridge",
+    "isGateway",
+    "isDefaultGateway",
+    "forceAddress",
+    "ipMasq",
+    "ipMasqBackend",
+    "mtu",
+    "hairpinMode",
+    "promiscMode",
+    "vlan",
+    "vlanTrunk",
+    "preserveDefaultVlan",
+    "macspoofchk",
+    "enabledad",
+    "disableContainerInterface",
+    "portIsolation",
+    "backend",
+    "snat",
+    "markMasqBit",
+    "masqAll",
+    "conditionsV4",
+    "conditionsV6",
+    "externalSetMarkChain",
+    "ingressRate",
+    "ingressBurst",
+    "egressRate",
+    "egressBurst",
+    "shapedSubnets",
+    "unshapedSubnets",
+    "sysctl",
+    "mac",
+    "promisc",
+    "allmulti",
+    "txQLen",
+    "dataDir",
+    "iptablesAdminChainName",
+    "firewalldZone",
+    "ingressPolicy",
+    "mode",
+    "stateDir",
+];
+
+/// What the plugin is in a list of plugins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It makes the pod's interface.
+    Interface,
+    /// It brings loopback up: its type, and so the name of the program, is `loopback`.
+    Loopback,
+    /// It has no addresses to give, and comes behind itself: it opens host ports.
+    Ports,
+}
+
+/// A configuration that can be used.
+#[derive(Debug)]
+pub(crate) struct Conf<'a> {
+    pub(crate) version: Version,
+    pub(crate) role: Role,
+    pub(crate) network: NetworkConfig,
+    pub(crate) routes: Routes,
+    pub(crate) request: PodRequest,
+    /// As it is told in a result; null when there is nothing to tell.
+    pub(crate) dns: Value,
+    pub(crate) prev_result: Option<&'a Value>,
+}
+
+impl<'a> Conf<'a> {
+    pub(crate) fn parse(fields: &Fields<'a>, version: Version, environment: &Environment) -> Result<Self> {
+        let role = role(fields)?;
+        let prev_result = fields.get("prevResult");
+        let mut conf = Self {
+            version,
+            role,
+            network: unconfigured(fields)?,
+            routes: Routes::default(),
+            request: PodRequest::default(),
+            dns: Value::Null,
+            prev_result,
+        };
+        if role == Role::Loopback {
+            return Ok(conf);
+        }
+        fields.refuse_others(KEYS)?;
+        refuse_unsupported(fields)?;
+        if environment.owner().is_ok() {
+            conf.request = capability::request(fields, environment)?;
+        }
+        if role == Role::Interface {
+            (conf.network, conf.routes) = network(fields)?;
+            conf.dns = dns(fields)?;
+        }
+        Ok(conf)
+    }
+}
+
+/// What is needed to take back what a network has, whatever else its configuration says.
+pub(crate) fn unconfigured(fields: &Fields<'_>) -> Result<NetworkConfig> {
+    Ok(NetworkConfig {
+        name: name(fields)?,
+        state_dir: PathBuf::from(fields.text("stateDir")?.unwrap_or(STATE_DIR)),
+        ..NetworkConfig::local()
+    })
+}
+
+/// The network of a configuration that makes interfaces, and the routes of its pods.
+pub(crate) fn network(fields: &Fields<'_>) -> Result<(NetworkConfig, Routes)> {
+    let missing = || {
+        Error::config("ipam is missing")
+            .because("a pod needs an address; behind another plugin of the list, prevResult")
+    };
+    let ipam = fields.object("ipam")?.ok_or_else(missing)?;
+    let runtime = fields.object("runtimeConfig")?;
+    let dynamic =
+        runtime.as_ref().and_then(|runtime| Some((runtime.at("ipRanges"), runtime.get("ipRanges")?)));
+    let ranges = ipam::ranges(&ipam, dynamic)?;
+    let mode = mode(fields)?;
+    let is_default_gateway = fields.flag("isDefaultGateway")?.unwrap_or(false);
+    let routes = Routes::parse(&ipam, mode, is_default_gateway, &ranges)?;
+    let bridge: IfName = fields.parsed("bridge")?.unwrap_or(BRIDGE.parse()?);
+    let network = NetworkConfig {
+        bridge,
+        ranges,
+        mtu: fields.number("mtu")?.filter(|mtu| *mtu > 0),
+        masquerade: fields.flag("ipMasq")?.unwrap_or(false),
+        mode,
+        bridging: Bridging {
+            gateway: is_default_gateway || fields.flag("isGateway")?.unwrap_or(false),
+            hairpin: fields.flag("hairpinMode")?,
+            promiscuous: fields.flag("promiscMode")?.unwrap_or(false),
+            isolated: fields.flag("portIsolation")?.unwrap_or(false),
+            vlan: fields.number("vlan")?.filter(|vlan| *vlan > 0),
+        },
+        routes: routes.all(),
+        import: Some(ipam::import(&ipam, fields.text("name")?.unwrap_or_default())?),
+        ..unconfigured(fields)?
+    };
+    network.check()?;
+    Ok((network, routes))
+}
+
+/// Behind `cni-`, so that it is not the network of `dunnage pod run`, which is called `local`.
+fn name(fields: &Fields<'_>) -> Result<NetworkName> {
+    let name = fields.text("name")?.ok_or_else(|| Error::config("name is missing"))?;
+    let checked = name.parse::<NetworkName>().and_then(|_| format!("cni-{name}").parse());
+    checked.map_err(|error| Error::config("name cannot be used").because(error))
+}
+
+fn role(fields: &Fields<'_>) -> Result<Role> {
+    if fields.text("type")? == Some("loopback") {
+        return Ok(Role::Loopback);
+    }
+    let behind_itself = fields.get("ipam").is_none() && fields.get("prevResult").is_some();
+    Ok(if behind_itself { Role::Ports } else { Role::Interface })
+}
+
+/// Routed, unless what is asked for is a matter of bridges.
+fn mode(fields: &Fields<'_>) -> Result<Mode> {
+    let vlan = fields.number::<u16>("vlan")?.is_some_and(|vlan| vlan > 0);
+    let isolated = fields.flag("portIsolation")?.unwrap_or(false);
+    match fields.text("mode")? {
+        Some("bridged" | "bridge") => Ok(Mode::Bridged),
+        None if vlan || isolated => Ok(Mode::Bridged),
+        None => Ok(Mode::Routed),
+        Some("routed") if vlan => Err(Error::config("vlan needs mode \"bridged\"")),
+        Some("routed") if isolated => Err(Error::config("portIsolation needs mode \"bridged\"")),
+        Some("routed") => Ok(Mode::Routed),
+        Some(other) => Err(Error::config(format!("mode {other:?} is unknown"))
+            .because("there are \"routed\" and \"bridged\"")),
+    }
+}
+
+/// Options of the plugins that this one takes the place of, and that it does not have.
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
+    let on = |key: &str| Ok::<bool, Error>(fields.flag(key)?.unwrap_or(false));
+    let filled = |key: &str| Ok::<bool, Error>(!fields.list(key)?.is_empty());
+    fields.refuse_if("macspoofchk", on("macspoofchk")?, "frames are not checked")?;
+    fields.refuse_if("enabledad", on("enabledad")?, "the lease says that nobody else has an address")?;
+    let instead = "a pod always gets its interface configured";
+    fields.refuse_if("disableContainerInterface", on("disableContainerInterface")?, instead)?;
+    fields.refuse_if("vlanTrunk", filled("vlanTrunk")?, "a pod is in one VLAN, that of \"vlan\"")?;
+    let instead = "the VLAN of a pod is the one of \"vlan\"";
+    fields.refuse_if(
+        "preserveDefaultVlan",
+        on("preserveDefaultVlan")? && fields.get("vlan").is_some(),
+        instead,
+    )?;
+    let instead = "the source of a connection to a host port is kept wherever answers find back";
+    fields.refuse_if("masqAll", on("masqAll")?, instead)?;
+    fields.refuse_if("snat", fields.flag("snat")? == Some(false), "host ports work from everywhere")?;
+    for key in ["conditionsV4", "conditionsV6"] {
+        fields.refuse_if(key, filled(key)?, "host ports are elements of a map, without conditions")?;
+    }
+    let chain = fields.text("externalSetMarkChain")?.is_some();
+    fields.refuse_if("externalSetMarkChain", chain, "no packet is marked")?;
+    for key in ["shapedSubnets", "unshapedSubnets"] {
+        fields.refuse_if(key, filled(key)?, "bandwidth is limited whoever the pod talks to")?;
+    }
+    for key in ["promisc", "allmulti"] {
+        fields.refuse_if(key, on(key)?, "set it inside the pod")?;
+    }
+    fields.refuse_if("txQLen", fields.get("txQLen").is_some(), "set it inside the pod")?;
+    let policy = fields.text("ingressPolicy")?.is_some_and(|policy| policy != "open");
+    fields.refuse_if("ingressPolicy", policy, "use a network policy")?;
+    let hairpin_and_promiscuous = on("hairpinMode")? && on("promiscMode")?;
+    if hairpin_and_promiscuous {
+        return Err(Error::config("hairpinMode and promiscMode exclude each other"));
+    }
+    Ok(())
+}
+
+/// Of the runtime, or else of the configuration, or else of the file that `ipam` names.
+fn dns(fields: &Fields<'_>) -> Result<Value> {
+    if let Some(runtime) = fields.object("runtimeConfig")?
+        && let Some(dns) = runtime.object("dns")?
+    {
+        let (servers, searches) = (dns.texts("servers")?, dns.texts("searches")?);
+        return told_dns(servers, None, searches, dns.texts("options")?);
+    }
+    if let Some(dns) = fields.object("dns")? {
+        dns.refuse_others(&["nameservers", "domain", "search", "options"])?;
+        let (servers, search) = (dns.texts("nameservers")?, dns.texts("search")?);
+        let told = told_dns(servers, dns.text("domain")?.map(str::to_owned), search, dns.texts("options")?)?;
+        if !told.is_null() {
+            return Ok(told);
+        }
+    }
+    match fields.object("ipam")?.map(|ipam| ipam.text("resolvConf")).transpose()?.flatten() {
+        Some(path) => resolv_conf(path),
+        None => Ok(Value::Null),
+    }
+}
+
+fn told_dns(
+    servers: Vec<String>,
+    domain: Option<String>,
+    search: Vec<String>,
+    options: Vec<String>,
+) -> Result<Value> {
+    for server in &servers {
+        if server.parse::<IpAddr>().is_err() {
+            return Err(Error::config(format!("dns: {server:?} is not the address of a name server")));
+        }
+    }
+    let mut told = json!({});
+    for (key, list) in [("nameservers", servers), ("search", search), ("options", options)] {
+        if !list.is_empty() {
+            told[key] = list.into();
+        }
+    }
+    if let Some(domain) = domain {
+        told["domain"] = domain.into();
+    }
+    let empty = told.as_object().is_some_and(serde_json::Map::is_empty);
+    Ok(if empty { Value::Null } else { told })
+}
+
+/// As resolv.conf(5) says; what is not understood there is left out.
+fn resolv_conf(path: &str) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::io(&format!("read {path}"), &error))?;
+    let (mut servers, mut domain, mut search, mut options) = (Vec::new(), None, Vec::new(), Vec::new());
+    for line in text.lines() {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        match words.next().as_deref() {
+            Some("nameserver") => servers.extend(words.next()),
+            Some("domain") => domain = words.next(),
+            Some("search") => search.extend(words),
+            Some("options") => options.extend(words),
+            _ => {}
+        }
+    }
+    told_dns(servers, domain, search, options)
+}

@@ -1,0 +1,51 @@
+//! DEL: takes a container's interface off the network at once, and removes it in the background.
+//!
+//! It succeeds when there is nothing to take back, and needs no more of a configuration than the network's name:
+//! whatever else is wrong with it, pods that are there can be deleted.
+
+use std::time::Duration;
+
+use dunnage_net::{Detached, Netns, PodNetwork};
+use dunnage_sys::background::{self, Side};
+
+use crate::conf::{self, unconfigured};
+use crate::env::Environment;
+use crate::error::Result;
+use crate::fields::Fields;
+use crate::version::Version;
+
+/// How long the background waits before it removes an interface. A runtime that removes the network namespace in
+/// the meantime has it removed together with all others that went, where removing it alone would stop everybody
+/// else who changes links for 20 ms.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+pub(crate) fn run(environment: &Environment, fields: &Fields<'_>, _version: Version) -> Result<()> {
+    if fields.text("type")? == Some("loopback") {
+        return Ok(());
+    }
+    let owner = environment.owner()?;
+    let config = match conf::network(fields) {
+        Ok((config, _)) => config,
+        Err(_) => unconfigured(fields)?,
+    };
+    let mut network = PodNetwork::open(config)?;
+    // Only for what another plugin has made; a namespace that is gone has nothing of it.
+    let netns = environment.netns().ok().filter(|netns: &Netns| netns.is_own().is_ok_and(|own| !own));
+    match network.release(owner, netns.as_ref())? {
+        Some(detached) => {
+            go_on_in_the_background(network, detached);
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// The process that answers is not the one that closes the nftables socket last, either: after a deletion the
+/// kernel lets that wait some 13 ms.
+fn go_on_in_the_background(network: PodNetwork, detached: Detached) {
+    // Without a background the interface goes with its namespace, or the next ADD or GC removes it.
+    let Ok(Side::Background) = background::fork() else { return };
+    drop(network);
+    std::thread::sleep(PATIENCE);
+    let _ = detached.destroy();
+}
