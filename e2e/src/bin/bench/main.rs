@@ -16,14 +16,14 @@ mod template;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use dunnage_e2e::events::Events;
 use dunnage_e2e::world::World;
 
 use crate::floor::Floor;
 use crate::peer::Peer;
-use crate::report::Report;
+use crate::report::{Report, Samples};
 use crate::template::Template;
 
 /// Measure dunnage beside other shims and the kernel's floor.
@@ -83,7 +83,10 @@ async fn main() -> Result<()> {
     }
     println!("{report}");
     println!("{}", report.save()?.display());
-    Ok(())
+    match report.failure_of("dunnage") {
+        Some(failure) => bail!("dunnage failed: {failure}"),
+        None => Ok(()),
+    }
 }
 
 impl Course {
@@ -95,18 +98,17 @@ impl Course {
     }
 }
 
-/// The samples of one measurement: for each contender, the phases of each round.
+/// The samples of one measurement for each contender. One that fails is out for the rest of it, and said to be.
 async fn measured(
     course: &Course,
     peers: &[Peer],
     measure: &str,
     rounds: usize,
     rest: Duration,
-) -> Result<Vec<(&'static str, Vec<rounds::Round>)>> {
-    let mut found: Vec<(&str, Vec<rounds::Round>)> =
-        peers.iter().map(|peer| (peer.name, Vec::new())).collect();
+) -> Result<Vec<Samples>> {
+    let mut found: Vec<Samples> = peers.iter().map(|peer| Samples::of(peer.name)).collect();
     let mut floor = if measure == "task" { Some(Floor::start(course)?) } else { None };
-    let mut floor_rounds = Vec::new();
+    let mut of_floor = Samples::of(floor::NAME);
     let mut hosts = Vec::new();
     if measure == "exec" {
         for peer in peers {
@@ -115,33 +117,34 @@ async fn measured(
     }
     // The first round of each warms caches and is not counted.
     for round in 0..=rounds {
-        for (index, peer) in peers.iter().enumerate() {
+        for (index, peer) in peers.iter().enumerate().filter(|(index, _)| found[*index].failure.is_none()) {
             tokio::time::sleep(rest).await;
             let id = format!("{measure}-{}-{round}", peer.name);
             let took = match measure {
                 "task" => rounds::task(course, peer, &id).await,
                 "pod" => rounds::pod(course, peer, &id).await,
                 "exec" => hosts[index].exec(&id).await,
-                other => anyhow::bail!("{other} is not among the measurements: task, pod, exec, footprint"),
+                other => bail!("{other} is not among the measurements: task, pod, exec, footprint"),
             };
-            let took = took.with_context(|| format!("{} round {round}", peer.name))?;
-            if round > 0 {
-                found[index].1.push(took);
+            match took {
+                Ok(took) if round > 0 => found[index].rounds.push(took),
+                Ok(_) => {}
+                Err(error) => found[index].failure = Some(format!("round {round}: {error:#}")),
             }
         }
         if let Some(floor) = &mut floor {
             tokio::time::sleep(rest).await;
             let took = floor.round()?;
             if round > 0 {
-                floor_rounds.push(took);
+                of_floor.rounds.push(took);
             }
         }
     }
-    for host in hosts {
-        host.end(course).await?;
+    for (host, samples) in hosts.into_iter().zip(&mut found) {
+        if let Err(error) = host.end(course).await {
+            samples.failure.get_or_insert(format!("the end: {error:#}"));
+        }
     }
-    if floor.is_some() {
-        found.push((floor::NAME, floor_rounds));
-    }
+    found.extend(floor.is_some().then_some(of_floor));
     Ok(found)
 }

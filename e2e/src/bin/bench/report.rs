@@ -24,7 +24,24 @@ pub(crate) struct Report {
 struct Measurement {
     name: String,
     rest: Duration,
-    samples: Vec<(&'static str, Vec<Round>)>,
+    samples: Vec<Samples>,
+}
+
+/// What one contender took.
+#[derive(Debug)]
+pub(crate) struct Samples {
+    /// Its name.
+    pub(crate) contender: &'static str,
+    /// The phases of each round.
+    pub(crate) rounds: Vec<Round>,
+    /// Why it did not go on to the end.
+    pub(crate) failure: Option<String>,
+}
+
+impl Samples {
+    pub(crate) fn of(contender: &'static str) -> Self {
+        Self { contender, rounds: Vec::new(), failure: None }
+    }
 }
 
 impl Report {
@@ -33,8 +50,16 @@ impl Report {
         Self { contenders, measurements: Vec::new(), footprints: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, name: &str, rest: Duration, samples: Vec<(&'static str, Vec<Round>)>) {
+    pub(crate) fn add(&mut self, name: &str, rest: Duration, samples: Vec<Samples>) {
         self.measurements.push(Measurement { name: name.to_owned(), rest, samples });
+    }
+
+    /// Why a contender failed, if it did anywhere.
+    pub(crate) fn failure_of(&self, contender: &str) -> Option<&str> {
+        let samples = self.measurements.iter().flat_map(|measurement| &measurement.samples);
+        samples
+            .filter(|samples| samples.contender == contender)
+            .find_map(|samples| samples.failure.as_deref())
     }
 
     pub(crate) fn add_footprint(&mut self, contender: &'static str, footprint: Footprint) {
@@ -74,14 +99,14 @@ impl Measurement {
         let contenders: Vec<Value> = self
             .samples
             .iter()
-            .map(|(contender, rounds)| {
+            .map(|Samples { contender, rounds, failure }| {
                 let totals: Vec<f64> = rounds.iter().map(|round| milliseconds(total(round))).collect();
                 let phases: Vec<Value> = phases(rounds)
                     .into_iter()
                     .map(|(phase, samples)| summary(phase, &samples))
                     .chain([summary("total", &rounds.iter().map(total).collect::<Vec<_>>())])
                     .collect();
-                json!({ "contender": contender, "phases": phases, "totals_ms": totals })
+                json!({ "contender": contender, "phases": phases, "totals_ms": totals, "failure": failure })
             })
             .collect();
         json!({ "name": self.name, "rest_ms": milliseconds(self.rest), "contenders": contenders })
@@ -120,14 +145,14 @@ fn milliseconds(duration: Duration) -> f64 {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for measurement in &self.measurements {
-            let rounds = measurement.samples.first().map_or(0, |(_, rounds)| rounds.len());
+            let rounds = measurement.samples.first().map_or(0, |samples| samples.rounds.len());
             let pace = if measurement.rest.is_zero() {
                 "one after the other".to_owned()
             } else {
                 format!("{} ms apart", measurement.rest.as_millis())
             };
             writeln!(f, "\n{}, {pace}, {rounds} rounds, milliseconds: median (p90)", measurement.name)?;
-            for (contender, rounds) in &measurement.samples {
+            for Samples { contender, rounds, failure } in &measurement.samples {
                 let cell = |samples: &[Duration]| {
                     let (median, ninetieth) = quantiles(samples);
                     format!("{:.2} ({:.2})", milliseconds(median), milliseconds(ninetieth))
@@ -138,6 +163,9 @@ impl fmt::Display for Report {
                     write!(f, " {phase} {:<16}", cell(&samples))?;
                 }
                 writeln!(f)?;
+                if let Some(failure) = failure {
+                    writeln!(f, "  {contender:<10} FAILED in {failure}")?;
+                }
             }
         }
         if !self.footprints.is_empty() {
