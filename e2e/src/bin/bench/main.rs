@@ -117,7 +117,10 @@ async fn measured(
     }
     // The first round of each warms caches and is not counted.
     for round in 0..=rounds {
-        for (index, peer) in peers.iter().enumerate().filter(|(index, _)| found[*index].failure.is_none()) {
+        for (index, peer) in peers.iter().enumerate() {
+            if found[index].failure.is_some() {
+                continue;
+            }
             tokio::time::sleep(rest).await;
             let id = format!("{measure}-{}-{round}", peer.name);
             let took = match measure {
