@@ -95,10 +95,12 @@ impl Host {
         }
         // The sets of the kernel hold no interval twice, neither whole nor in part.
         let all = pods.clone();
+        let mut replaced = pods.clone();
         pods.retain(|net| !all.iter().any(|other| other != net && other.contains(net)));
+        replaced.retain(|net| !pods.contains(net));
         let masqueraded = if self.config.masquerade { pods.clone() } else { Vec::new() };
         let bridge = (self.config.mode == Mode::Bridged).then(|| self.gateway_link().ok()).flatten();
-        Elements { pods, masqueraded, bridge }
+        Elements { pods, masqueraded, replaced, bridge }
     }
 
     /// The link that has the gateways' addresses: the bridge, or the host's link into a VLAN of it.

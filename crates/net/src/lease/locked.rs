@@ -1,5 +1,6 @@
 //! One lease table while nobody else can change it.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
@@ -453,7 +454,14 @@ pub(super) fn take_over(
     imported: &[(IpAddr, Owner)],
 ) -> std::io::Result<()> {
     let (mut end, mut cursor) = (0, 0);
-    let mut taken = std::collections::BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    let of_owner: HashMap<&Owner, Ipv6Addr> = imported
+        .iter()
+        .filter_map(|(address, owner)| match address {
+            IpAddr::V6(address) => Some((owner, *address)),
+            IpAddr::V4(_) => None,
+        })
+        .collect();
     let slot6 = |address| ranges.v6.as_ref().and_then(|range| range.slot(address));
     let mut put = |slot: u32, owner: &Owner, given: Given| -> std::io::Result<()> {
         if slot >= header.segments.slots() || !taken.insert(slot) {
@@ -469,10 +477,7 @@ pub(super) fn take_over(
         let IpAddr::V4(address) = address else { continue };
         let Some(slot) = header.segments.slot(*address) else { continue };
         let mut given = Given::nothing(LeaseKind::Imported);
-        given.address6 = imported.iter().find_map(|(other, holder)| match other {
-            IpAddr::V6(address6) if holder == owner => Some(*address6),
-            _ => None,
-        });
+        given.address6 = of_owner.get(owner).copied();
         given.gateway6 = given.address6.and(ranges.v6.as_ref()).map(|range| range.gateway);
         put(slot, owner, given)?;
         cursor = cursor.max(slot + 1);

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::layout::{HP4, HP6, HPIP4, HPIP6};
-use super::table::{ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, is_taken, key};
+use super::table::{
+    ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, field, is_taken, key,
+};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, attributes};
 use crate::error::or_absent;
@@ -200,12 +202,6 @@ fn parse_elements(reply: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
     let all = lists.flat_map(|(_, list)| attributes(list).filter(|(kind, _)| *kind == LIST_ELEM));
     all.filter_map(|(_, element)| Some((field(element, ELEM_KEY)?, field(element, ELEM_DATA)?))).collect()
-}
-
-/// The bytes in a nested value of an element.
-fn field(element: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let nested = attributes(element).find(|(found, _)| *found == kind)?.1;
-    attributes(nested).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
 }
 
 /// The pod that a value leads to: four bytes behind the address are the port.

@@ -28,6 +28,8 @@ pub(crate) struct Elements {
     pub(crate) pods: Vec<IpNet>,
     /// Which of them get an address of the host outside.
     pub(crate) masqueraded: Vec<IpNet>,
+    /// Parts of them that the table may know from before the network grew.
+    pub(crate) replaced: Vec<IpNet>,
     /// A bridge with pods behind it, which must not reach the host's loopback services.
     pub(crate) bridge: Option<IfName>,
 }
@@ -39,6 +41,15 @@ impl NftSocket {
             return Ok(false);
         }
         let mut requests = if self.has_table()? { Vec::new() } else { layout::requests() };
+        for net in &network.replaced {
+            let part = Elements { pods: vec![*net], ..Elements::default() };
+            let masqueraded = Elements { masqueraded: vec![*net], ..Elements::default() };
+            for part in [part, masqueraded] {
+                if self.knows(&part)? {
+                    requests.extend(part.requests(Verb::DelElement, 0));
+                }
+            }
+        }
         requests.extend(network.requests(Verb::NewElement, NLM_F_CREATE));
         match self.transact(requests) {
             Err(failed) if is_taken(&failed.error) => Err(Error::Foreign {
@@ -72,8 +83,16 @@ impl NftSocket {
 
     /// Whether the table is there and knows the network.
     pub(crate) fn knows(&mut self, network: &Elements) -> Result<bool> {
+        let mut found = Vec::new();
         let get = network.requests(Verb::GetElement, 0);
-        Ok(or_absent(self.channel.exchange(&get, |_| {}).map_err(Error::from))?.is_some())
+        let answer = self.channel.exchange(&get, |reply| found.extend(keys(reply)));
+        // The kernel answers with an interval that has the address, which may be a larger one.
+        let known = |net: &IpNet| {
+            let (first, end) = interval(*net);
+            found.contains(&first) && found.contains(&end)
+        };
+        let nets = || network.pods.iter().chain(&network.masqueraded);
+        Ok(or_absent(answer.map_err(Error::from))?.is_some() && nets().all(known))
     }
 
     /// Whether the table is there, and is ours.
@@ -106,11 +125,7 @@ impl Elements {
             .map(|(net, [v4, v6])| {
                 let set = if net.addr().is_ipv4() { v4 } else { v6 };
                 let (first, end) = interval(*net);
-                // A question is about the interval that has an address.
-                let end =
-                    (!matches!(verb, Verb::GetElement)).then(|| key(&end).number(ELEM_FLAGS, INTERVAL_END));
-                let list: Vec<Attributes> = std::iter::once(key(&first)).chain(end).collect();
-                elements(verb, flags, set, &list)
+                elements(verb, flags, set, &[key(&first), key(&end).number(ELEM_FLAGS, INTERVAL_END)])
             })
             .collect();
         let bridge = self.bridge.as_ref();
@@ -142,6 +157,20 @@ fn ifname_key(name: &IfName) -> [u8; 16] {
 /// The key of an element.
 pub(super) fn key(bytes: &[u8]) -> Attributes {
     Attributes::new().nest(ELEM_KEY, &Attributes::new().bytes(1, bytes))
+}
+
+/// Keys of the elements in one answer.
+fn keys(reply: &[u8]) -> Vec<Vec<u8>> {
+    let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
+    let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
+    let all = lists.flat_map(|(_, list)| attributes(list).filter(|(kind, _)| *kind == LIST_ELEM));
+    all.filter_map(|(_, element)| field(element, ELEM_KEY)).collect()
+}
+
+/// The bytes in a nested value of an element.
+pub(super) fn field(element: &[u8], kind: u16) -> Option<Vec<u8>> {
+    let nested = attributes(element).find(|(found, _)| *found == kind)?.1;
+    attributes(nested).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
 }
 
 /// A request about elements of one set.

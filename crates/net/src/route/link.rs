@@ -82,14 +82,16 @@ impl RouteSocket {
                 LinkInfo::Data(InfoData::Bridge(options)),
             ]),
         ];
-        message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
-        let create = request(
-            RTM_NEWLINK,
-            NLM_F_CREATE | NLM_F_EXCL,
-            &message,
-            format!("create bridge {}", bridge.name),
-        );
-        Ok(self.channel.exchange(&[create], |_| {})?)
+        let flags = NLM_F_CREATE | NLM_F_EXCL;
+        let mut batch = vec![request(RTM_NEWLINK, flags, &message, format!("create bridge {}", bridge.name))];
+        // An MTU that a bridge is created with follows that of its ports; one that is set stays.
+        batch.extend(bridge.mtu.map(|mtu| {
+            let mut message = LinkMessage::default();
+            message.attributes =
+                vec![LinkAttribute::IfName(bridge.name.to_string()), LinkAttribute::Mtu(mtu)];
+            request(RTM_NEWLINK, 0, &message, format!("set the MTU of bridge {}", bridge.name))
+        }));
+        Ok(self.channel.exchange(&batch, |_| {})?)
     }
 
     /// Gives a link its addresses and brings it up; addresses that it has already are fine.
