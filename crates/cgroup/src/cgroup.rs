@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use dunnage_spec::Resources;
 use dunnage_spec::resources::CgroupPath;
@@ -11,7 +12,7 @@ use dunnage_sys::pidfd::Pid;
 use dunnage_sys::{Call, Errno};
 
 use crate::controller::Controller;
-use crate::error::{Error, Refused, Result};
+use crate::error::{Error, ErrorKind, Refused, Result};
 use crate::layout::{Hierarchy, Layout, Mode};
 use crate::limits::{self, Live, Seen, Target, Write};
 use crate::path::Place;
@@ -52,10 +53,36 @@ impl Cgroup {
     /// # Errors
     /// [`Error`]; whatever was made is gone again then.
     pub fn create(layout: &Layout, path: &CgroupPath, resources: &Resources) -> Result<(Self, Vec<Refused>)> {
-        let Place { path, unit } = path::resolve(path)?;
-        if unit.is_some() && !layout.is_unified() {
+        let place = path::resolve(path)?;
+        if place.unit.is_none() {
+            return Self::make(layout, place, resources);
+        }
+        if !layout.is_unified() {
             return Err(Error::Unimplemented("systemd cgroup driver on cgroup v1"));
         }
+        // When the last scope of a slice has ended, systemd takes the slice's controllers away, perhaps just now.
+        // Those that it knows it gives back for good when our unit starts.
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match Self::make(layout, place.clone(), resources) {
+                Err(error)
+                    if pause < Duration::from_millis(50)
+                        && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unimplemented) =>
+                {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                Err(error) => return Err(error),
+                Ok((cgroup, mut refused)) => {
+                    refused.retain(|refused| refused.errno != Errno::NOENT || !tree::is_enabling(refused));
+                    return Ok((cgroup, refused));
+                }
+            }
+        }
+    }
+
+    fn make(layout: &Layout, place: Place, resources: &Resources) -> Result<(Self, Vec<Refused>)> {
+        let Place { path, unit } = place;
         let mut made = tree::Made::new(layout);
         let mut refused = Vec::new();
         let mut dirs = Vec::with_capacity(layout.hierarchies().len());
@@ -78,7 +105,14 @@ impl Cgroup {
             }
             dirs.push(dir);
         }
-        let scope = unit.map(|(slice, unit)| Scope::new(slice, unit, false));
+        let scope = unit.map(|(slice, unit)| {
+            let scope = Scope::new(slice, unit, false);
+            let root = layout.hierarchies().last().map(|hierarchy| hierarchy.root());
+            match root.zip(path.parent()).map(|(root, slice)| root.open_dir(slice)) {
+                Some(Ok(slice)) => scope.tally(&path, slice),
+                _ => scope,
+            }
+        });
         let cgroup = Self { layout: layout.clone(), path, dirs, stats: Mutex::default(), scope };
         cgroup.limit(resources, fresh, &mut refused)?;
         made.keep();
@@ -224,17 +258,20 @@ impl Cgroup {
             )));
         }
         self.write_again(scope)?;
+        // So that there is a reading whatever comes.
+        self.keep_counters();
         Ok(scope.take_unknown())
     }
 
-    /// systemd has written its own idea of the limits; where that is another one, ours is written again.
+    /// systemd may have written its own idea of a limit, or have taken a controller away for a moment and all that
+    /// it was told with it: what is not as it must be is written again.
     fn write_again(&self, scope: &Scope) -> Result<()> {
         let view = View { cgroup: self, fresh: false, blocked: &[] };
         for write in scope.wanted() {
-            if let Seen::Text(text) = view.seen(write.controller, &write.file)?
-                && !limits::same(&write.file, &text, &write.value)
-            {
-                view.write(&write, &write.value).map_err(|errno| view.explain(&write, errno))?;
+            match view.seen(write.controller, &write.file)? {
+                Seen::Text(text) if limits::same(&write.file, &text, &write.value) => {}
+                Seen::Absent if write.dispensable.is_some() => {}
+                _ => view.write(&write, &write.value).map_err(|errno| view.explain(&write, errno))?,
             }
         }
         Ok(())
@@ -286,7 +323,7 @@ impl Cgroup {
                 scope.keep_stats(&stats);
                 stats
             }
-            Some(scope) => scope.kept_stats().unwrap_or(stats),
+            Some(scope) => scope.kept_stats().unwrap_or(stats).with_oom_kills(self.oom_kills()),
         }
     }
 

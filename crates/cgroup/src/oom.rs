@@ -4,6 +4,7 @@
 //! hit and may be the pod's (containerd pull request 6323).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dunnage_sys::kernfs::{Access, Dir, read_again};
@@ -12,13 +13,14 @@ use dunnage_sys::{Call, Errno, eventfd, inotify};
 use crate::cgroup::Cgroup;
 use crate::controller::Controller;
 use crate::error::Result;
+use crate::stats::kills;
 
 /// Readable when something happened that may have been an out-of-memory kill. Outlives its [`Cgroup`].
 #[derive(Debug)]
 pub struct OomWatch {
     signal: Signal,
     counter: OwnedFd,
-    last: AtomicU64,
+    last: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,8 @@ impl Cgroup {
         };
         let name = dir.open_name("memory.events").call(|| "open memory.events")?;
         let signal = Signal::V2(inotify::watch(name).call(|| "watch memory.events")?);
-        Ok(OomWatch { signal, counter, last: AtomicU64::new(0) })
+        let last = self.scope().map(|scope| Arc::clone(scope.oom_kills())).unwrap_or_default();
+        Ok(OomWatch { signal, counter, last })
     }
 
     /// How many processes have been killed so far for want of memory; 0 where nobody counts.
@@ -86,11 +89,14 @@ impl Cgroup {
             None => (self.dir(Controller::Memory), "memory.events"),
         };
         let mut text = Vec::new();
-        let kills = match dir.map(|dir| dir.read(file, &mut text)) {
-            Some(Ok(())) => kills(&text).unwrap_or(0),
-            _ => 0,
-        };
-        self.scope().map_or(kills, |scope| scope.most_kills(kills))
+        let read = dir.is_some_and(|dir| dir.read(file, &mut text).is_ok());
+        let kills = if read { kills(&text).unwrap_or(0) } else { 0 };
+        let Some(scope) = self.scope() else { return kills };
+        // systemd may have taken the directory away already.
+        if !read {
+            scope.recover_kills();
+        }
+        scope.oom_kills().fetch_max(kills, Ordering::Relaxed).max(kills)
     }
 }
 
@@ -100,13 +106,7 @@ fn watch_v1(dir: &Dir) -> Result<OomWatch> {
     let event = eventfd::eventfd().call(|| "eventfd")?;
     let line = format!("{} {}", event.as_raw_fd(), counter.as_raw_fd());
     dir.write("cgroup.event_control", line).call(|| "write to cgroup.event_control")?;
-    Ok(OomWatch { signal: Signal::V1(event), counter, last: AtomicU64::new(0) })
-}
-
-/// The line `oom_kill` of either version's file.
-fn kills(text: &[u8]) -> Option<u64> {
-    let text = str::from_utf8(text).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    Ok(OomWatch { signal: Signal::V1(event), counter, last: Arc::default() })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::systemd;
 
 /// Where a container's cgroup is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// The directory relative to the root of every hierarchy, without a leading `/`.
     pub(crate) path: PathBuf,

@@ -32,6 +32,22 @@ impl Stats {
             Self::V2(stats) => stats.memory_events.as_ref()?.oom_kill,
         }
     }
+
+    /// An earlier reading with a later count.
+    pub(crate) fn with_oom_kills(mut self, kills: u64) -> Self {
+        if let Self::V2(stats) = &mut self
+            && let Some(events) = &mut stats.memory_events
+        {
+            events.oom_kill = events.oom_kill.max(Some(kills));
+        }
+        self
+    }
+}
+
+/// The line `oom_kill` of either version's file.
+pub(crate) fn kills(text: &[u8]) -> Option<u64> {
+    let text = str::from_utf8(text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// A number of tasks and its limit; a limit of `u64::MAX` is none.

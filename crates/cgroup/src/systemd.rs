@@ -9,12 +9,14 @@ mod bus;
 mod message;
 mod property;
 mod start;
+mod tally;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dunnage_sys::Errno;
+use dunnage_sys::kernfs::Dir;
 use dunnage_sys::pidfd::Pid;
 
 use crate::error::{Error, ErrorKind, Refused, Result};
@@ -26,6 +28,7 @@ use message::{Argument, Property, Value};
 
 pub use start::UnitStart;
 use start::Unknown;
+use tally::Tally;
 
 /// sd_booted(3): this directory exists exactly when systemd is the service manager.
 pub(crate) fn is_booted() -> bool {
@@ -37,14 +40,17 @@ pub(crate) fn is_booted() -> bool {
 pub(crate) struct Scope {
     slice: String,
     unit: String,
-    /// Values of files that systemd writes too, as they must stay.
+    /// Values of files as they must stay, in the order in which they are written.
     wanted: Mutex<Vec<Write>>,
     /// Whether systemd has been told of it; also of one that another process has made.
     told: AtomicBool,
     /// How often its end was looked for since it was empty.
     looks: AtomicU32,
     unknown: Unknown,
-    oom_kills: AtomicU64,
+    /// Shared with the watch, which may read the last value that there is.
+    oom_kills: Arc<AtomicU64>,
+    /// Of a scope that was made here.
+    tally: Option<Tally>,
     stats: Mutex<Option<Stats>>,
 }
 
@@ -57,7 +63,8 @@ impl Scope {
             told: AtomicBool::new(told),
             looks: AtomicU32::new(0),
             unknown: Unknown::default(),
-            oom_kills: AtomicU64::new(0),
+            oom_kills: Arc::default(),
+            tally: None,
             stats: Mutex::default(),
         }
     }
@@ -115,13 +122,11 @@ impl Scope {
         property::round(writes);
     }
 
-    /// Keeps the writes that systemd has to know of.
+    /// Keeps writes in place of earlier ones of the same files, of which some take a line for each device.
     fn want(&self, writes: &[Write]) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        for write in writes.iter().filter(|write| property::knows(write)) {
-            wanted.retain(|other| other.file != write.file);
-            wanted.push(write.clone());
-        }
+        wanted.retain(|old| writes.iter().all(|new| new.file != old.file));
+        wanted.extend_from_slice(writes);
     }
 
     /// What [`Scope::want`] was told.
@@ -189,9 +194,24 @@ impl Scope {
         }
     }
 
+    /// Counts kills from now on also where the directory above counts them, `parent`.
+    pub(crate) fn tally(mut self, path: &Path, parent: Dir) -> Self {
+        if let (Some(slice), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) {
+            self.tally = Some(Tally::new(slice, parent, name, Arc::clone(&self.oom_kills)));
+        }
+        self
+    }
+
+    /// The directory is gone: what is known without it is added to [`Scope::oom_kills`].
+    pub(crate) fn recover_kills(&self) {
+        if let Some(tally) = &self.tally {
+            tally.recover();
+        }
+    }
+
     /// The most kills ever seen: the counter goes with the directory.
-    pub(crate) fn most_kills(&self, now: u64) -> u64 {
-        self.oom_kills.fetch_max(now, Ordering::Relaxed).max(now)
+    pub(crate) fn oom_kills(&self) -> &Arc<AtomicU64> {
+        &self.oom_kills
     }
 
     /// Keeps a reading for the time after the directory.

@@ -81,6 +81,11 @@ pub(crate) fn enable(hierarchy: &Hierarchy, parent: &Path) -> Vec<Refused> {
 
 const SUBTREE: &str = "cgroup.subtree_control";
 
+/// Whether it was a controller that could not be enabled.
+pub(crate) fn is_enabling(refused: &Refused) -> bool {
+    refused.file.ends_with(SUBTREE)
+}
+
 fn enable_in(hierarchy: &Hierarchy, dir: &Path, refused: &mut Vec<Refused>) {
     let missing = missing(hierarchy, dir);
     let file = dir.join(SUBTREE);

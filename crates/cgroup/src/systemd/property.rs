@@ -36,12 +36,6 @@ pub(crate) fn round(writes: &mut [Write]) {
     }
 }
 
-/// Whether systemd writes this file.
-pub(crate) fn knows(write: &Write) -> bool {
-    let alone = std::slice::from_ref(write);
-    of(alone, true) != Properties::default()
-}
-
 /// The properties of a unit that is being made (`new`) or changed.
 pub(crate) fn of(writes: &[Write], new: bool) -> Properties {
     let mut properties = Properties::default();

@@ -65,7 +65,7 @@ impl World {
 
     fn or_say(world: Option<Self>, why_not: &str) -> Option<Self> {
         if world.is_none() {
-            println!("not on this machine: {why_not}");
+            say(why_not);
         }
         world
     }
@@ -109,6 +109,11 @@ impl Drop for World {
             }
         }
     }
+}
+
+/// Says why a test stands aside.
+pub fn say(why_not: &str) {
+    println!("not on this machine: {why_not}");
 }
 
 /// A child that is killed and reaped with the test.
