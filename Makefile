@@ -74,7 +74,7 @@ lint-deny:
 	else echo "lint: NOTE cargo-deny is not installed: advisories and bans not checked ('cargo install --locked cargo-deny')"; fi
 
 .PHONY: test
-test: unit e2e ## unit and kernel tests of every crate, then the e2e suite (root)
+test: unit e2e vm-quick ## unit and kernel tests of every crate, the e2e suite, seven of it in a virtual machine (root)
 
 .PHONY: unit
 unit: ## unit and kernel tests of every crate (root)
