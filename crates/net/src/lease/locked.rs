@@ -1,6 +1,5 @@
 //! One lease table while nobody else can change it.
 
-use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
@@ -13,11 +12,10 @@ use dunnage_sys::netns::NetnsId;
 use ipnet::Ipv4Net;
 
 use super::header::{self, Header};
-use super::record::{self, Given, LeaseKind, Owner, Record};
-use super::store::{Lease, LeaseStore, SUFFIX, uptime, write_header};
+use super::record::{self, Given, Lease, LeaseKind, Owner, Record};
+use super::table::{SUFFIX, Table, uptime, write_header};
 use super::words::{Free, LeaseState, STATE_MASK, Words, read_or_zero};
 use super::{host_local, kept_ports};
-use crate::range::Ranges;
 use crate::segment::Segments;
 use crate::{Error, HostPort, Result};
 
@@ -30,15 +28,15 @@ const LINGER: Duration = Duration::from_secs(3);
 /// A table that nobody else can change until this is dropped.
 #[derive(Debug)]
 pub struct LockedLeases<'a> {
-    store: &'a LeaseStore,
+    table: &'a Table,
     header: Header,
     file: File,
     _lock: Flock<File>,
 }
 
 impl<'a> LockedLeases<'a> {
-    pub(super) fn new(store: &'a LeaseStore, header: Header, file: File, lock: Flock<File>) -> Self {
-        Self { store, header, file, _lock: lock }
+    pub(super) fn new(table: &'a Table, header: Header, file: File, lock: Flock<File>) -> Self {
+        Self { table, header, file, _lock: lock }
     }
 
     /// The subnets that leases can be of: those of the store, and those it had before while pods are in them.
@@ -53,29 +51,29 @@ impl<'a> LockedLeases<'a> {
 
     /// Whether every wanted address has a slot.
     pub(crate) fn fits(&self) -> bool {
-        self.header.segments.include(&self.store.wanted()) && self.header.base6 == self.store.header().base6
+        self.header.segments.include(&self.table.wanted()) && self.header.base6 == self.table.header().base6
     }
 
-    /// Begins an empty table, of the store's subnets.
+    /// Begins an empty table, of the network's subnets.
     ///
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn renew(&mut self) -> Result<()> {
-        (self.file, self.header) = self.store.create()?;
+        (self.file, self.header) = self.table.create()?;
         Ok(())
     }
 
-    /// Adds the store's subnets; the slots that there are stay what they are.
+    /// Adds the network's subnets; the slots that there are stay what they are.
     pub(crate) fn extend(&mut self) -> Result<()> {
         let mut header = self.header.clone();
-        let name = || self.store.path.display().to_string();
-        for segment in self.store.wanted().iter() {
+        let name = || self.table.path.display().to_string();
+        for segment in self.table.wanted().iter() {
             if !header.segments.append(*segment) {
                 let reason = format!("has no room for {} beside the pods in it", segment.net);
                 return Err(Error::Foreign { what: "lease table", name: name(), reason });
             }
         }
-        let wanted = self.store.header().base6;
+        let wanted = self.table.header().base6;
         if wanted.is_some() && wanted != header.base6 {
             if self.leases()?.iter().any(|lease| lease.given.address6.is_some()) {
                 let had = header.base6.unwrap_or(Ipv6Addr::UNSPECIFIED);
@@ -111,7 +109,7 @@ impl<'a> LockedLeases<'a> {
             let address = lease.address.into();
             return Err(Error::Attached { owner: owner.to_string(), address });
         }
-        let places = self.store.ranges.places(&self.header.segments);
+        let places = self.table.ranges.places(&self.header.segments);
         let slot = match address {
             Some(address) => self.wanted_slot(&words, &places, address)?,
             None => {
@@ -168,7 +166,7 @@ impl<'a> LockedLeases<'a> {
     }
 
     fn exhausted(&self, words: &Words, places: &[(u64, u64)]) -> Error {
-        let nets: Vec<String> = self.store.ranges.v4.iter().map(|range| range.subnet.to_string()).collect();
+        let nets: Vec<String> = self.table.ranges.v4.iter().map(|range| range.subnet.to_string()).collect();
         let total: u64 = places.iter().map(|(first, end)| end - first).sum();
         let used = words
             .used()
@@ -242,7 +240,7 @@ impl<'a> LockedLeases<'a> {
             self.set(header::word_at(slot), Free { since: seconds()?, lingers: false }.encode())?;
         }
         if lease.given.kind == LeaseKind::Imported {
-            if let Some(dir) = &self.store.import {
+            if let Some(dir) = &self.table.import {
                 let addresses = [Some(IpAddr::V4(lease.address)), lease.given.address6.map(IpAddr::V6)];
                 addresses.into_iter().flatten().for_each(|address| host_local::forget(dir, address));
             }
@@ -316,9 +314,9 @@ impl<'a> LockedLeases<'a> {
 
     /// Removes the notes about host ports of places that nobody has.
     pub(crate) fn forget_stray_ports(&mut self, active: &[Lease]) -> Result<()> {
-        let name = self.store.path.file_stem().unwrap_or_default().to_owned();
+        let name = self.table.path.file_stem().unwrap_or_default().to_owned();
         let name = name.to_string_lossy();
-        let dir = &self.store.dir;
+        let dir = &self.table.dir;
         let mut stray = Vec::new();
         for entry in std::fs::read_dir(dir).call(|| format!("list {}", dir.display()))?.flatten() {
             let file = entry.file_name();
@@ -331,7 +329,7 @@ impl<'a> LockedLeases<'a> {
     }
 
     fn ports_path(&self, slot: u32) -> PathBuf {
-        self.store.path.with_extension(format!("{slot}.ports"))
+        self.table.path.with_extension(format!("{slot}.ports"))
     }
 
     /// Removes the table itself.
@@ -339,7 +337,7 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(&mut self) -> Result<()> {
-        let path = &self.store.path;
+        let path = &self.table.path;
         Ok(std::fs::remove_file(path).call(|| format!("remove {}", path.display()))?)
     }
 
@@ -366,10 +364,10 @@ impl<'a> LockedLeases<'a> {
 
     /// A table of this boot other than this one.
     fn another_table(&self) -> Result<Option<PathBuf>> {
-        let dir = &self.store.dir;
+        let dir = &self.table.dir;
         for entry in std::fs::read_dir(dir).call(|| format!("list {}", dir.display()))? {
             let path = entry.call(|| format!("list {}", dir.display()))?.path();
-            if path != self.store.path
+            if path != self.table.path
                 && path.extension().is_some_and(|end| end == SUFFIX)
                 && self.is_live(&path)
             {
@@ -382,7 +380,7 @@ impl<'a> LockedLeases<'a> {
     fn is_live(&self, path: &Path) -> bool {
         let mut bytes = [0; header::WHOLE];
         let read = File::open(path).and_then(|file| read_or_zero(&file, &mut bytes, 0));
-        read.is_ok() && Header::decode(&bytes).is_ok_and(|found| found.boot_id == *self.store.boot_id())
+        read.is_ok() && Header::decode(&bytes).is_ok_and(|found| found.boot_id == self.table.boot_id)
     }
 
     /// The address of a slot.
@@ -423,7 +421,7 @@ impl<'a> LockedLeases<'a> {
 
     fn words(&self) -> Result<Words> {
         let words = Words::load(self.header.segments.slots(), &self.file);
-        Ok(words.call(|| format!("read {}", self.store.path.display()))?)
+        Ok(words.call(|| format!("read {}", self.table.path.display()))?)
     }
 
     fn word(&self, at: u64) -> Result<u32> {
@@ -437,59 +435,12 @@ impl<'a> LockedLeases<'a> {
     }
 
     fn read(&self, bytes: &mut [u8], at: u64) -> Result<()> {
-        Ok(read_or_zero(&self.file, bytes, at).call(|| format!("read {}", self.store.path.display()))?)
+        Ok(read_or_zero(&self.file, bytes, at).call(|| format!("read {}", self.table.path.display()))?)
     }
 
     fn write(&mut self, bytes: &[u8], at: u64) -> Result<()> {
-        Ok(self.file.write_all_at(bytes, at).call(|| format!("write {}", self.store.path.display()))?)
+        Ok(self.file.write_all_at(bytes, at).call(|| format!("write {}", self.table.path.display()))?)
     }
-}
-
-/// Writes another plugin's leases into a table that has no name yet. What is not in its ranges has no place, and
-/// cannot be given to anybody either.
-pub(super) fn take_over(
-    file: &File,
-    ranges: &Ranges,
-    header: &mut Header,
-    imported: &[(IpAddr, Owner)],
-) -> std::io::Result<()> {
-    let (mut end, mut cursor) = (0, 0);
-    let mut taken = BTreeSet::new();
-    let of_owner: HashMap<&Owner, Ipv6Addr> = imported
-        .iter()
-        .filter_map(|(address, owner)| match address {
-            IpAddr::V6(address) => Some((owner, *address)),
-            IpAddr::V4(_) => None,
-        })
-        .collect();
-    let slot6 = |address| ranges.v6.as_ref().and_then(|range| range.slot(address));
-    let mut put = |slot: u32, owner: &Owner, given: Given| -> std::io::Result<()> {
-        if slot >= header.segments.slots() || !taken.insert(slot) {
-            return Ok(());
-        }
-        end = end.max(slot + 1);
-        let record = Record { owner: owner.clone(), netns: NetnsId { dev: 0, ino: 0 }, given };
-        file.write_all_at(&record.encode(slot), header::record_at(slot))?;
-        let word = owner.tag() << 2 | LeaseState::Active as u32;
-        file.write_all_at(&word.to_le_bytes(), header::word_at(slot))
-    };
-    for (address, owner) in imported {
-        let IpAddr::V4(address) = address else { continue };
-        let Some(slot) = header.segments.slot(*address) else { continue };
-        let mut given = Given::nothing(LeaseKind::Imported);
-        given.address6 = of_owner.get(owner).copied();
-        given.gateway6 = given.address6.and(ranges.v6.as_ref()).map(|range| range.gateway);
-        put(slot, owner, given)?;
-        cursor = cursor.max(slot + 1);
-    }
-    for (address, owner) in imported {
-        let IpAddr::V6(address) = address else { continue };
-        if let Some(slot) = slot6(*address) {
-            put(slot, owner, Given::nothing(LeaseKind::Companion))?;
-        }
-    }
-    file.write_all_at(&end.to_le_bytes(), header::END_AT)?;
-    file.write_all_at(&cursor.to_le_bytes(), header::CURSOR_AT)
 }
 
 fn seconds() -> Result<u32> {

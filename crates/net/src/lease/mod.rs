@@ -22,10 +22,12 @@ mod kept_ports;
 mod locked;
 mod record;
 mod store;
+mod table;
+mod take_over;
 mod words;
 
 pub use locked::LockedLeases;
 pub(crate) use record::Given;
-pub use record::{LeaseKind, Owner};
-pub use store::{Lease, LeaseStore};
+pub use record::{Lease, LeaseKind, Owner};
+pub use store::LeaseStore;
 pub use words::LeaseState;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
+use super::words::LeaseState;
 use crate::name::check_file_name;
 use crate::{Error, IfName, Mac, Result};
 
@@ -95,6 +96,33 @@ impl Given {
     /// Nothing but the address.
     pub(crate) fn nothing(kind: LeaseKind) -> Self {
         Self { address6: None, gateway: Ipv4Addr::UNSPECIFIED, gateway6: None, mac: Mac([0; 6]), kind }
+    }
+}
+
+/// An address that is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Its place in the table.
+    pub slot: u32,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Where it is in its life.
+    pub state: LeaseState,
+    /// Who has it and in which network namespace; `None` when that part of the table is damaged.
+    pub holder: Option<(Owner, NetnsId)>,
+    pub(crate) given: Given,
+}
+
+impl Lease {
+    /// How it came about.
+    #[must_use]
+    pub fn kind(&self) -> LeaseKind {
+        self.given.kind
+    }
+
+    /// Whether it is this owner's.
+    pub(crate) fn is_of(&self, owner: &Owner) -> bool {
+        self.holder.as_ref().is_some_and(|(holder, _)| holder == owner)
     }
 }
 

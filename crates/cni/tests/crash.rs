@@ -1,0 +1,224 @@
+//! Killed before any of its system calls, the plugin leaves nothing that GC, or the next ADD, does not take back.
+//!
+//! `strace` delivers SIGKILL on entering the n-th call of a name, for every name that changes something and every
+//! n there is, so that each moment between two changes is met once.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+mod world;
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use world::{PLUGIN, Pod, World, ip, merged, on_fresh_host};
+
+/// Calls by which the plugin changes anything, and those that only its threads in a pod's namespace (`setns`,
+/// `exit`) and its background (`setsid`, `clock_nanosleep`) make: calls are counted for each thread.
+const CALLS: [&str; 16] = [
+    "sendto",
+    "pwrite64",
+    "write",
+    "openat",
+    "unlink",
+    "rename",
+    "flock",
+    "recvmsg",
+    "socket",
+    "clone",
+    "clone3",
+    "setns",
+    "exit",
+    "exit_group",
+    "setsid",
+    "clock_nanosleep",
+];
+
+fn config(world: &World) -> Value {
+    world.config_with(&json!({"cniVersion": "1.1.0",
+        "ipam": {"ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]]},
+        "runtimeConfig": {"portMappings": [
+            {"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp"},
+            {"HostPort": 5353, "ContainerPort": 53, "Protocol": "udp"}]}}))
+}
+
+/// Runs a verb that is killed before its n-th call of a name. Whether it came that far.
+fn killed(world: &World, verb: &str, pod: &Pod, config: &Value, call: &str, number: usize) -> bool {
+    let mut strace = Command::new("strace");
+    let inject = format!("inject={call}:signal=KILL:when={number}");
+    // Killing is told by the exit: strace dies of what its child died of.
+    strace.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject, PLUGIN]);
+    !world.run_command(strace, verb, &pod.variables(), &config.to_string()).success
+}
+
+/// Every moment of a verb: `prepare` makes what it is run on, `verify` sees what it has left.
+fn at_every_moment(world: &World, verb: &str, prepare: impl Fn(&Pod), verify: impl Fn(&Pod, &str)) {
+    let config = config(world);
+    let mut moments = 0;
+    for call in CALLS {
+        for number in 1.. {
+            let pod = world.pod("pod");
+            prepare(&pod);
+            let came_so_far = killed(world, verb, &pod, &config, call, number);
+            verify(&pod, &format!("{verb} killed before {call} number {number}"));
+            if !came_so_far {
+                break;
+            }
+            moments += 1;
+        }
+    }
+    assert!(moments > 20, "only {moments} moments were met");
+}
+
+fn collect(world: &World) {
+    let gc = merged(
+        config(world),
+        &json!({"cni.dev/valid-attachments": [{"containerID": "other", "ifname": "eth0"}]}),
+    );
+    let answer = world.run_alone("GC", &gc);
+    assert!(answer.success, "{answer:?}");
+}
+
+/// The host with one pod that nothing happens to.
+fn with_another_pod(test: impl FnOnce(&World) + Send) {
+    on_fresh_host(|world| {
+        let other = world.pod("other");
+        world.add(&other, &merged(config(world), &json!({"runtimeConfig": null})));
+        test(world);
+        world.del(&other, &config(world));
+    });
+}
+
+#[test]
+fn an_add_killed_at_any_moment_is_taken_back_by_gc() {
+    with_another_pod(|world| {
+        let before = world.census();
+        at_every_moment(
+            world,
+            "ADD",
+            |_| {},
+            |_, moment| {
+                collect(world);
+                assert_eq!(world.census(), before, "{moment}");
+            },
+        );
+    });
+}
+
+#[test]
+fn an_add_killed_at_any_moment_is_taken_back_by_the_runtime_and_the_pod_can_be_added() {
+    with_another_pod(|world| {
+        at_every_moment(
+            world,
+            "ADD",
+            |_| {},
+            |pod, moment| {
+                // A runtime has to DEL after an ADD that failed.
+                world.del(pod, &config(world));
+                let answer = world.run("ADD", pod, &config(world));
+                assert!(answer.success, "{moment}: {answer:?}");
+                world.del(pod, &config(world));
+            },
+        );
+    });
+}
+
+#[test]
+fn an_add_killed_at_any_moment_is_cleaned_up_by_the_next_add_of_another_pod() {
+    with_another_pod(|world| {
+        at_every_moment(
+            world,
+            "ADD",
+            |_| {},
+            |pod, moment| {
+                if !is_active(world, pod) {
+                    let next = world.pod("next");
+                    // With the same host ports, so that none may be left.
+                    world.add(&next, &config(world));
+                    let links = ip("-o link");
+                    assert_eq!(links.matches(": dnp").count(), 2, "{moment}: {links}");
+                    let files = world.census().files;
+                    assert_eq!(
+                        files.iter().filter(|file| file.ends_with(".ports")).count(),
+                        1,
+                        "{moment}: {files:?}"
+                    );
+                    world.del(&next, &config(world));
+                }
+                world.del(pod, &config(world));
+                world.wait_for_links_to_go("dnp0a58000[3-9]");
+                collect(world);
+            },
+        );
+    });
+}
+
+/// Whether CHECK finds the pod attached: it was killed when everything was done.
+fn is_active(world: &World, pod: &Pod) -> bool {
+    let told = json!({"prevResult": {"cniVersion": "1.1.0", "interfaces": [], "ips": []}});
+    let (_, _, details) = world.run("CHECK", pod, &merged(config(world), &told)).error();
+    !details.contains("has no address lease")
+}
+
+#[test]
+fn a_del_killed_at_any_moment_can_be_repeated_or_is_finished_by_gc() {
+    with_another_pod(|world| {
+        let before = world.census();
+        at_every_moment(
+            world,
+            "DEL",
+            |pod| drop(world.add(pod, &config(world))),
+            |_, moment| {
+                collect(world);
+                assert_eq!(world.census(), before, "{moment}");
+            },
+        );
+        at_every_moment(
+            world,
+            "DEL",
+            |pod| drop(world.add(pod, &config(world))),
+            |pod, moment| {
+                world.del(pod, &config(world));
+                let answer = world.run("ADD", pod, &config(world));
+                assert!(answer.success, "{moment}: {answer:?}");
+                world.del(pod, &config(world));
+            },
+        );
+    });
+}
+
+#[test]
+fn a_kernel_without_nftables_is_told_and_nothing_is_left() {
+    on_fresh_host(|world| {
+        let pod = world.pod("pod");
+        let before = world.census();
+        // The second socket is the one to nftables.
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "-e", "inject=socket:error=EPROTONOSUPPORT:when=2", PLUGIN]);
+        let (code, msg, details) =
+            world.run_command(strace, "ADD", &pod.variables(), &config(world).to_string()).error();
+        assert_eq!((code, msg.contains("Netfilter")), (100, true), "{msg}");
+        assert!(details.contains("nf_tables"), "{details}");
+        assert_eq!(world.census(), before);
+    });
+}
+
+#[test]
+fn whatever_the_kernel_refuses_is_undone() {
+    on_fresh_host(|world| {
+        let other = world.pod("other");
+        world.add(&other, &merged(config(world), &json!({"runtimeConfig": null})));
+        let before = world.census();
+        for number in 1.. {
+            let pod = world.pod("pod");
+            let mut strace = Command::new("strace");
+            let inject = format!("inject=sendto:error=ENOBUFS:when={number}");
+            strace.args(["-f", "-o", "/dev/null", "-e", "trace=sendto", "-e", &inject, PLUGIN]);
+            let answer = world.run_command(strace, "ADD", &pod.variables(), &config(world).to_string());
+            if answer.success {
+                assert!(number > 8, "{number}");
+                break;
+            }
+            assert!(answer.json["msg"].as_str().unwrap().contains("ENOBUFS"), "{answer:?}");
+            assert_eq!(world.census(), before, "call {number}: {}", answer.json);
+        }
+    });
+}
