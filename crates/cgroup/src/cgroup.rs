@@ -302,7 +302,16 @@ impl Cgroup {
         match dir.read(file, &mut text) {
             Ok(()) if text.trim_ascii() == value.as_bytes() => None,
             // Some files can only be written.
-            Ok(()) | Err(Errno::INVAL | Errno::ACCESS) => dir.write(file, value).err().and_then(refused),
+            Ok(()) | Err(Errno::INVAL | Errno::ACCESS) => match dir.write(file, value) {
+                Ok(()) => self.scope.as_ref()?.keep(Write {
+                    controller,
+                    file: file.to_owned().into(),
+                    value: value.to_owned(),
+                    undo: None,
+                    dispensable: Some(what),
+                }),
+                Err(errno) => refused(errno),
+            },
             Err(errno) => refused(errno),
         }
     }

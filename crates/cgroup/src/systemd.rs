@@ -141,6 +141,22 @@ impl Scope {
         Ok(refused)
     }
 
+    /// Keeps a value that was written though nobody had asked for it; gives it back when systemd does not take it,
+    /// and may undo it.
+    pub(crate) fn keep(&self, write: Write) -> Option<Refused> {
+        let writes = [write];
+        if !self.is_told() {
+            self.want(&writes);
+            return None;
+        }
+        let errno = match self.set(&writes) {
+            Ok(mut refused) => return refused.pop(),
+            Err(_) => Errno::IO,
+        };
+        let [Write { file, value, .. }] = writes;
+        Some(Refused { file: file.into_owned(), value, errno, what: UNDOABLE })
+    }
+
     fn set_properties(&self, writes: &[Write]) -> Result<Vec<Refused>> {
         const CALL: &str = "SetUnitProperties";
         let limits = property::of(writes, false);
@@ -225,12 +241,14 @@ impl Scope {
     }
 }
 
+const UNDOABLE: &str = "systemd does not take it; a daemon-reload may undo the value in the cgroup";
+
 fn unknown_property(property: &Property) -> Refused {
     Refused {
         file: property.name.to_owned(),
         value: format!("{:?}", property.value),
         errno: Errno::OPNOTSUPP,
-        what: "this systemd does not know it; a daemon-reload may undo the value in the cgroup",
+        what: UNDOABLE,
     }
 }
 

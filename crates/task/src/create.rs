@@ -20,6 +20,9 @@ use crate::stdio::{self, ProcessEnds};
 use crate::terminal::Terminal;
 use crate::{orphan, watch};
 
+/// By which runc and crun take properties of the systemd unit.
+const UNIT_PROPERTY: &str = "org.systemd.property.";
+
 /// A create that failed, with what it had made by then.
 #[derive(Debug)]
 pub(crate) struct Failed {
@@ -67,6 +70,9 @@ fn build(
     let Bundle { spec, .. } = Bundle::load(&create.bundle, &create.id)?;
     for warning in &spec.warnings {
         tracing::warn!(container = %create.id, %warning, "config.json");
+    }
+    for annotation in spec.annotations.keys().filter(|key| key.starts_with(UNIT_PROPERTY)) {
+        tracing::warn!(container = %create.id, annotation, "properties of units are not implemented");
     }
     let (ends, kept) = stdio::open(&create.stdio)?;
     let rootfs = create.bundle.join("rootfs");
