@@ -66,6 +66,9 @@ impl World {
         let rig = marker.dir(&id).join(RIG);
         fs::create_dir(&rig).with_context(|| format!("make {}", rig.display()))?;
         move_to(&rig)?;
+        if has_systemd_driver() {
+            systemctl("start", &format!("{id}.slice"))?;
+        }
         Ok(Self { id, dir, machine, inherited, marker, home })
     }
 
@@ -138,6 +141,11 @@ impl World {
 
     fn close(&self) -> Result<()> {
         kill_all(&self.id);
+        if has_systemd_driver() {
+            // The slice above is of this process alone, too.
+            let above = self.id.rsplit_once('-').map_or(self.id.as_str(), |(above, _)| above);
+            systemctl("stop", &format!("{above}.slice"))?;
+        }
         move_to(&self.home)?;
         cgroup::remove(&self.id)
     }
@@ -162,6 +170,13 @@ impl Drop for World {
 
 fn has_systemd_driver() -> bool {
     env::var("CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
+}
+
+/// As the kubelet, which makes and removes the slices of pods.
+fn systemctl(verb: &str, slice: &str) -> Result<()> {
+    let status = Command::new("systemctl").args([verb, slice]).status().context("start systemctl")?;
+    ensure!(status.success(), "systemctl {verb} {slice}: {status}");
+    Ok(())
 }
 
 /// What of the machine's `/run` the world keeps: the way to systemd, if it is to be found.
