@@ -51,8 +51,8 @@ impl Cgroup {
     fn is_left_to(&self, scope: &Scope) -> Result<bool> {
         /// Looks before systemd is asked to stop a unit in which nobody is, and before the directory is removed
         /// in spite of it. Callers pause between looks, the longer the more there were.
-        const STOP: u32 = 5;
-        const ENOUGH: u32 = 25;
+        const STOP: u32 = 10;
+        const ENOUGH: u32 = 40;
         let there = self.unified().is_some_and(|dir| dir.read("cgroup.events", &mut Vec::new()).is_ok());
         if !there {
             return Ok(false);
