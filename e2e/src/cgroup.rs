@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+/// What the options of a v1 hierarchy name beside its controllers (kernel/cgroup/cgroup-v1.c).
+const OPTIONS: &[&str] =
+    &["rw", "ro", "xattr", "clone_children", "cpuset_v2_mode", "noprefix", "favordynmods"];
+
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
@@ -46,7 +50,8 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
     let mut words = filesystem.split(' ');
     let kind = words.next()?;
     let options = words.nth(1)?;
-    let controllers = options.split(',').filter(|word| *word != "rw" && *word != "ro");
+    let is_controller = |word: &&str| !OPTIONS.contains(word) && !word.starts_with("release_agent=");
+    let controllers = options.split(',').filter(is_controller);
     match kind {
         "cgroup2" => Some(Hierarchy { path, controllers: Vec::new() }),
         "cgroup" => Some(Hierarchy { path, controllers: controllers.map(str::to_owned).collect() }),
