@@ -1,5 +1,5 @@
 //! ADD and DEL of the plugin beside the reference plugins' chain, as a runtime runs them: programs, environment,
-//! stdin. `bench [--rounds N] [--pods N] [--plugin PATH] [--reference DIR]`.
+//! stdin. `bench [--rounds N] [--pods N] [--pause MS] [--plugin PATH] [--reference DIR]`.
 //!
 //! Prints medians and 90th percentiles in microseconds: alone, with many pods present, and 16 at a time. Runs as root
 //! in network namespaces of its own. Give it the release build of the plugin.
@@ -8,7 +8,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use dunnage_net::Netns;
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 struct Options {
     rounds: usize,
     pods: usize,
+    pause: Duration,
     plugin: PathBuf,
     reference: PathBuf,
 }
@@ -54,6 +55,7 @@ fn options() -> anyhow::Result<Options> {
     let mut options = Options {
         rounds: 50,
         pods: 500,
+        pause: Duration::from_millis(50),
         plugin: beside.join("dunnage-cni"),
         reference: PathBuf::from("/usr/lib/cni"),
     };
@@ -63,6 +65,7 @@ fn options() -> anyhow::Result<Options> {
         match name.as_str() {
             "--rounds" => options.rounds = value.parse()?,
             "--pods" => options.pods = value.parse()?,
+            "--pause" => options.pause = Duration::from_millis(value.parse()?),
             "--plugin" => options.plugin = value.into(),
             "--reference" => options.reference = value.into(),
             _ => bail!("{name} is not an option"),
@@ -117,11 +120,31 @@ fn run_course(course: &str, chain: &Chain, options: &Options, dir: &Path) -> any
             .collect::<Result<_, _>>()?;
         adds.extend(together(dir, &pods, |pod| pod.add(chain))?);
         dels.extend(together(dir, &pods, |pod| pod.del(chain))?);
+        drop(pods);
+        // The kernel removes links of the last round in the background, and whoever changes links meanwhile waits
+        // for it: pods of a node do not follow each other so closely.
+        wait_for_links(present.len())?;
+        std::thread::sleep(options.pause);
     }
     // The first makes the network.
     adds.remove(0);
     println!("{label:34} {}{}", figures(adds), figures(dels));
     Ok(())
+}
+
+/// Waits until there are no more links on the host than those of the pods that stay.
+fn wait_for_links(pods: usize) -> anyhow::Result<()> {
+    for _ in 0..1000 {
+        let links = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+        let ends = links
+            .lines()
+            .filter(|line| ["dnp", "veth"].iter().any(|name| line.trim_start().starts_with(name)));
+        if ends.count() <= pods {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!("links of pods that were deleted are still there")
 }
 
 /// All at once, each on a thread in the host's namespace; how long each took, in microseconds.

@@ -12,9 +12,9 @@ use dunnage_sys::netns::NetnsId;
 use ipnet::Ipv4Net;
 
 use super::header::{self, Header};
-use super::record::{self, Given, Lease, LeaseKind, Owner, Record};
+use super::record::{self, Given, Lease, LeaseKind, LeaseState, Owner, Record, STATE_MASK};
 use super::table::{SUFFIX, Table, uptime, write_header};
-use super::words::{Free, LeaseState, STATE_MASK, Words, read_or_zero};
+use super::words::{Free, Words, read_or_zero};
 use super::{host_local, kept_ports};
 use crate::segment::Segments;
 use crate::{Error, HostPort, Result};

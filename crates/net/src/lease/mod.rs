@@ -28,6 +28,5 @@ mod words;
 
 pub use locked::LockedLeases;
 pub(crate) use record::Given;
-pub use record::{Lease, LeaseKind, Owner};
+pub use record::{Lease, LeaseKind, LeaseState, Owner};
 pub use store::LeaseStore;
-pub use words::LeaseState;

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
-use super::words::LeaseState;
 use crate::name::check_file_name;
 use crate::{Error, IfName, Mac, Result};
 
@@ -96,6 +95,31 @@ impl Given {
     /// Nothing but the address.
     pub(crate) fn nothing(kind: LeaseKind) -> Self {
         Self { address6: None, gateway: Ipv4Addr::UNSPECIFIED, gateway6: None, mac: Mac([0; 6]), kind }
+    }
+}
+
+/// The state is in the two lowest bits of a word, the owner's tag in the others.
+pub(super) const STATE_MASK: u32 = 0b11;
+
+/// Where a lease is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Being attached.
+    Reserved = 1,
+    /// In use.
+    Active = 2,
+    /// Being detached.
+    Releasing = 3,
+}
+
+impl LeaseState {
+    pub(super) fn of(word: u32) -> Option<Self> {
+        match word & STATE_MASK {
+            1 => Some(Self::Reserved),
+            2 => Some(Self::Active),
+            3 => Some(Self::Releasing),
+            _ => None,
+        }
     }
 }
 

@@ -8,8 +8,7 @@ use std::os::unix::fs::FileExt;
 use dunnage_sys::netns::NetnsId;
 
 use super::header::{self, Header};
-use super::record::{Given, LeaseKind, Owner, Record};
-use super::words::LeaseState;
+use super::record::{Given, LeaseKind, LeaseState, Owner, Record};
 use crate::range::Ranges;
 
 /// Writes them down. What is not in its ranges has no place, and

@@ -5,32 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
 use super::header::{END_AT, SIZE};
+use super::record::{LeaseState, STATE_MASK};
 use crate::segment::Interval;
-
-/// The state is in the two lowest bits of a word, the owner's tag in the others.
-pub(super) const STATE_MASK: u32 = 0b11;
-
-/// Where a lease is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseState {
-    /// Being attached.
-    Reserved = 1,
-    /// In use.
-    Active = 2,
-    /// Being detached.
-    Releasing = 3,
-}
-
-impl LeaseState {
-    pub(super) fn of(word: u32) -> Option<Self> {
-        match word & STATE_MASK {
-            1 => Some(Self::Reserved),
-            2 => Some(Self::Active),
-            3 => Some(Self::Releasing),
-            _ => None,
-        }
-    }
-}
 
 /// What the word of a free slot says: when the address was given back, and whether the link that had it may still
 /// be there, detached.
