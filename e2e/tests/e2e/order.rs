@@ -8,14 +8,13 @@ use containerd_shim_protos::api::{DeleteResponse, WaitResponse};
 use dunnage_e2e::bundle::{self, Bundle, Fifo};
 use dunnage_e2e::events::Event;
 use dunnage_e2e::process::Process;
-use dunnage_e2e::programs::Runtime;
 use dunnage_e2e::task::{Code, Exec, Status, TaskClient, code, message};
 use dunnage_e2e::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::only_dunnage;
-use crate::rig::Bench;
+use crate::rig::{Bench, forgive_reference_its_sockets};
 
 #[tokio::test]
 async fn a_task_that_exits_at_once_starts_before_it_exits_and_exits_once_two_hundred_times() -> Result<()> {
@@ -475,11 +474,7 @@ async fn delete_cleans_up_after_a_shim_that_was_killed_at_any_moment() -> Result
         ensure!(!create || answer.as_ref().is_some_and(killed), "{id}: {answer:?}");
         bench.delete(&bundle).await.with_context(|| format!("{id}: a second time"))?;
         bundle.remove(&bench.world)?;
-        if !Runtime::under_test().is_dunnage() {
-            // The reference leaves its socket's file behind, which dunnage must not.
-            std::fs::read_dir("/run/containerd/s")?
-                .try_for_each(|socket| std::fs::remove_file(socket?.path()))?;
-        }
+        forgive_reference_its_sockets()?;
     }
     bench.require_nothing_left().await
 }

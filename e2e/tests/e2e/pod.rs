@@ -9,7 +9,7 @@ use dunnage_e2e::programs::Runtime;
 use dunnage_e2e::{process, wait};
 
 use crate::only_dunnage;
-use crate::rig::Cluster;
+use crate::rig::{Cluster, forgive_reference_its_sockets};
 
 #[tokio::test]
 async fn a_pod_comes_up_with_an_address_and_goes_without_a_trace() -> Result<()> {
@@ -256,9 +256,6 @@ async fn a_killed_shim_is_noticed_and_its_pod_can_be_removed() -> Result<()> {
     wait::until("the end of the container's process", || process::executable(pid).is_none().then_some(()))
         .await?;
     node.cri.remove_pod(&pod).await?;
-    if !Runtime::under_test().is_dunnage() {
-        // The reference leaves its socket's file behind, which dunnage must not.
-        fs::read_dir("/run/containerd/s")?.try_for_each(|socket| fs::remove_file(socket?.path()))?;
-    }
+    forgive_reference_its_sockets()?;
     node.require_nothing_left().await
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::only_dunnage;
-use crate::rig::Bench;
+use crate::rig::{Bench, forgive_reference_its_sockets};
 
 /// Creates and starts a task that must be refused by one of both; gives the reason.
 async fn refused(bench: &Bench, bundle: &Bundle, client: &TaskClient) -> Result<String> {
@@ -319,6 +319,7 @@ async fn a_full_disk_under_the_bundle() -> Result<()> {
     bench.delete(&bundle).await?;
     command::output(Command::new("umount").args(["--lazy", dir])).await?.ok()?;
     bundle.remove(&bench.world)?;
+    forgive_reference_its_sockets()?;
     bench.require_nothing_left().await
 }
 
