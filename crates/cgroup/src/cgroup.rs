@@ -17,7 +17,7 @@ use crate::layout::{Hierarchy, Layout, Mode};
 use crate::limits::{self, Live, Seen, Target, Write};
 use crate::path::Place;
 use crate::stats::{self, Stats};
-use crate::systemd::{Scope, UnitStart};
+use crate::systemd::{self, Scope, UnitStart};
 use crate::{devices, path, tree};
 
 /// A container's cgroup: one open directory in each hierarchy.
@@ -170,7 +170,11 @@ impl Cgroup {
             return Ok(None);
         }
         let layout = layout.only(|hierarchy| kept.contains(&hierarchy.mount_point()))?;
-        let scope = unit.map(|(slice, unit)| Scope::new(slice, unit, true));
+        let has_unit = || {
+            let hierarchy = layout.hierarchies().last();
+            hierarchy.is_some_and(|hierarchy| systemd::has_unit(&hierarchy.mount_point().join(&path)))
+        };
+        let scope = unit.map(|(slice, unit)| Scope::new(slice, unit, has_unit()));
         Ok(Some(Self { layout, path, dirs, stats: Mutex::default(), scope }))
     }
 

@@ -27,12 +27,18 @@ use bus::{Connection, Refusal, Silence};
 use message::{Argument, Property, Value};
 
 pub use start::UnitStart;
-use start::Unknown;
+use start::{Outcome, Unknown};
 use tally::Tally;
 
 /// sd_booted(3): this directory exists exactly when systemd is the service manager.
 pub(crate) fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
+}
+
+/// Whether systemd has made a delegated unit of a directory: it marks them (systemd.git, `cgroup_xattr_apply`).
+pub(crate) fn has_unit(directory: &Path) -> bool {
+    // What cannot be asked may be one.
+    dunnage_sys::xattr::exists(directory, "trusted.delegate").unwrap_or(true)
 }
 
 /// A scope and what is to be in its files.
@@ -42,8 +48,8 @@ pub(crate) struct Scope {
     unit: String,
     /// Values of files as they must stay, in the order in which they are written.
     wanted: Mutex<Vec<Write>>,
-    /// Whether systemd has been told of it; also of one that another process has made.
-    told: AtomicBool,
+    /// Whether there is a unit at this directory, or may be. A unit of the same name elsewhere is not ours.
+    told: Arc<AtomicBool>,
     /// How often its end was looked for since it was empty.
     looks: AtomicU32,
     unknown: Unknown,
@@ -60,7 +66,7 @@ impl Scope {
             slice,
             unit,
             wanted: Mutex::default(),
-            told: AtomicBool::new(told),
+            told: Arc::new(AtomicBool::new(told)),
             looks: AtomicU32::new(0),
             unknown: Unknown::default(),
             oom_kills: Arc::default(),
@@ -79,8 +85,8 @@ impl Scope {
             properties.push(Property { name: "TasksMax", value: Value::U64(u64::MAX) });
         }
         properties.extend(limits.known);
-        self.told.store(true, Ordering::Relaxed);
-        UnitStart::begin(connection, self.unit.clone(), properties, limits.newer, Arc::clone(&self.unknown))
+        let outcome = Outcome { told: Arc::clone(&self.told), unknown: Arc::clone(&self.unknown) };
+        UnitStart::begin(connection, self.unit.clone(), properties, limits.newer, outcome)
     }
 
     /// What systemd turned out not to know when the unit was made; told once.
@@ -187,7 +193,7 @@ impl Scope {
         }
     }
 
-    /// Whether systemd ever heard of it.
+    /// Whether the directory may be systemd's.
     pub(crate) fn is_told(&self) -> bool {
         self.told.load(Ordering::Relaxed)
     }

@@ -275,6 +275,24 @@ fn a_name_that_is_taken_is_refused_and_who_has_it_keeps_it() {
     };
     assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
     assert_eq!(property("t-f.scope", "ActiveState"), "active");
+}
+
+#[test]
+fn a_unit_of_the_same_name_in_another_slice_is_left_alone() {
+    let Some((slice, other)) = Slice::new("mine").zip(Slice::new("theirs")) else { return };
+    let (cgroup, process) = (other.create("h", &limits()), Process::sleeping());
+    run(&cgroup, &process);
+    let (second, sleeping) = (slice.create("h", &limits()), Process::sleeping());
+    second.attach_all(sleeping.pid()).unwrap();
+    let mut start = second.start_unit(sleeping.pid()).unwrap().unwrap();
+    eventually("a refusal", || start.poll().is_err());
+    drop(sleeping);
+    removed(&second);
+    // As after a shim that ended before it could ask.
+    drop(slice.create("h", &limits()));
+    removed(&Cgroup::open(&slice.layout, &slice.path("h")).unwrap().unwrap());
+    assert_eq!(property("t-h.scope", "ActiveState"), "active");
+    assert_eq!(property("t-h.scope", "Slice"), other.name);
     removed(&cgroup);
 }
 

@@ -43,5 +43,6 @@ pub mod stream;
 pub mod surroundings;
 pub mod tree;
 pub mod tty;
+pub mod xattr;
 
 pub use error::{Call, Errno, Error, Result};

@@ -1,6 +1,7 @@
 //! Starting a scope: from the call to the end of the job, in steps that never wait.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,14 @@ use crate::error::{Error, ErrorKind, Refused, Result};
 /// What systemd turned out not to know, for who asks when the unit runs.
 pub(super) type Unknown = Arc<Mutex<Vec<Refused>>>;
 
+/// What the scope learns of its start.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outcome {
+    pub(super) unknown: Unknown,
+    /// Whether there is a unit, or may be.
+    pub(super) told: Arc<AtomicBool>,
+}
+
 const CALL: &str = "StartTransientUnit";
 
 /// A scope that systemd is making around a process. Dropping it does not take the call back.
@@ -22,7 +31,7 @@ pub struct UnitStart {
     properties: Vec<Property>,
     /// Left out when systemd turns out not to know them.
     newer: Vec<Property>,
-    unknown: Unknown,
+    outcome: Outcome,
     stage: Stage,
     /// Jobs that ended before we knew which one is ours.
     ended: Vec<(String, String)>,
@@ -52,10 +61,10 @@ impl UnitStart {
         unit: String,
         properties: Vec<Property>,
         newer: Vec<Property>,
-        unknown: Unknown,
+        outcome: Outcome,
     ) -> Result<Self> {
         let (stage, ended) = (Stage::Done, Vec::new());
-        let mut start = Self { connection, unit, properties, newer, unknown, stage, ended, reset: false };
+        let mut start = Self { connection, unit, properties, newer, outcome, stage, ended, reset: false };
         start.call()?;
         Ok(start)
     }
@@ -95,6 +104,7 @@ impl UnitStart {
         ];
         let sent = self.connection.send(CALL, &arguments);
         self.stage = Stage::Calling(sent.map_err(|silence| failed(CALL, &self.unit, &silence))?);
+        self.outcome.told.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -150,11 +160,12 @@ impl UnitStart {
             }
             name if !self.newer.is_empty() && super::is_unknown_property(name) => {
                 let unknown = self.newer.drain(..).map(|property| super::unknown_property(&property));
-                self.unknown.lock().unwrap_or_else(PoisonError::into_inner).extend(unknown);
+                self.outcome.unknown.lock().unwrap_or_else(PoisonError::into_inner).extend(unknown);
                 self.call()
             }
             _ => {
                 self.stage = Stage::Done;
+                self.outcome.told.store(false, Ordering::Relaxed);
                 Err(refused(CALL, &self.unit, refusal))
             }
         }
@@ -193,18 +204,17 @@ mod tests {
         }
     }
 
-    fn begin() -> (UnitStart, Systemd, Unknown) {
+    fn begin() -> (UnitStart, Systemd, Outcome) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let unknown = Unknown::default();
+        let outcome = Outcome::default();
         let newer = vec![Property { name: "OOMPolicy", value: Value::Text("kill".to_owned()) }];
         let connection = Connection::over(ours).unwrap();
-        let start =
-            UnitStart::begin(connection, "a.scope".to_owned(), Vec::new(), newer, Arc::clone(&unknown));
+        let start = UnitStart::begin(connection, "a.scope".to_owned(), Vec::new(), newer, outcome.clone());
         let (mut start, mut systemd) = (start.unwrap(), Systemd(theirs));
         systemd.say(b"OK 1234\r\n");
         assert!(!start.poll().unwrap());
         assert_eq!(systemd.called(), ["StartTransientUnit", "OOMPolicy"]);
-        (start, systemd, unknown)
+        (start, systemd, outcome)
     }
 
     #[test]
@@ -237,7 +247,8 @@ mod tests {
 
     #[test]
     fn a_unit_that_has_failed_before_is_forgotten_once() {
-        let (mut start, mut systemd, _) = begin();
+        let (mut start, mut systemd, outcome) = begin();
+        assert!(outcome.told.load(Ordering::Relaxed));
         systemd.say(&bytes::refused(1, "org.freedesktop.systemd1.UnitExists", "was already loaded"));
         assert!(!start.poll().unwrap());
         assert_eq!(systemd.called(), ["ResetFailedUnit"]);
@@ -247,6 +258,7 @@ mod tests {
         systemd.say(&bytes::refused(3, "org.freedesktop.systemd1.UnitExists", "was already loaded"));
         let error = start.poll().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Precondition);
+        assert!(!outcome.told.load(Ordering::Relaxed), "the unit is another's");
         let text =
             "systemd: StartTransientUnit a.scope: was already loaded (org.freedesktop.systemd1.UnitExists)";
         assert_eq!(error.to_string(), text);
@@ -254,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_an_old_systemd_does_not_know_is_left_out_and_reported() {
-        let (mut start, mut systemd, unknown) = begin();
+        let (mut start, mut systemd, outcome) = begin();
         systemd.say(&bytes::refused(
             1,
             "org.freedesktop.DBus.Error.PropertyReadOnly",
@@ -262,7 +274,7 @@ mod tests {
         ));
         assert!(!start.poll().unwrap());
         assert_eq!(systemd.called(), ["StartTransientUnit"]);
-        assert_eq!(unknown.lock().unwrap()[0].file, "OOMPolicy");
+        assert_eq!(outcome.unknown.lock().unwrap()[0].file, "OOMPolicy");
         systemd.say(&bytes::refused(2, "org.freedesktop.DBus.Error.InvalidArgs", "no"));
         assert_eq!(start.poll().unwrap_err().kind(), ErrorKind::Invalid);
     }
