@@ -64,6 +64,14 @@ pub fn is_fifo(path: &Path) -> Result<bool> {
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
+/// Bytes that were written and that nobody has read yet (`FIONREAD`).
+///
+/// # Errors
+/// The errno.
+pub fn unread(fd: impl AsFd) -> std::result::Result<u64, crate::Errno> {
+    rustix::io::ioctl_fionread(fd)
+}
+
 /// Reads into `buffer`; the number of bytes, 0 at the end.
 ///
 /// # Errors

@@ -89,6 +89,15 @@ impl Process {
         }
     }
 
+    /// A process that has only the streams of this one, to drain them.
+    pub(crate) fn take_streams(&mut self) -> Self {
+        Self {
+            kept: std::mem::take(&mut self.kept),
+            terminal: self.terminal.take(),
+            ..Self::new(self.state, StdioPaths::default())
+        }
+    }
+
     /// Moves the state on.
     pub(crate) fn apply(&mut self, input: Input) -> std::result::Result<Effects, state::Denied> {
         let (state, effects) = state::next(self.state, input)?;

@@ -131,7 +131,7 @@ impl State {
         let (verb, fits) = match request {
             Request::Exec => ("exec in", matches!(self, Self::Running)),
             Request::Update => ("update", !matches!(self, Self::Creating | Self::Stopped(_))),
-            Request::Delete => ("delete", matches!(self, Self::Created | Self::Stopped(_))),
+            Request::Delete => ("delete", matches!(self, Self::Creating | Self::Created | Self::Stopped(_))),
             Request::Kill if matches!(self, Self::Stopped(_)) => return Err(Denied::Finished),
             Request::Kill => ("kill", !matches!(self, Self::Creating)),
         };

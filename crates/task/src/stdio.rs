@@ -7,8 +7,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dunnage_sys::{Errno, stream};
+use tokio::time::{Instant, sleep};
+
+/// Time for the last output to be read, as containerd's own shims give it.
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
 /// The stream names of a request, as the client gave them: `State` must return the same strings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,14 +73,32 @@ pub struct KeptEnds {
     // Keeps the end of file away from the process while the client is detached; closed by CloseIO.
     stdin_writer: Option<OwnedFd>,
     // Keep SIGPIPE away from the process while nobody else reads; never read.
-    _stdout_reader: Option<OwnedFd>,
-    _stderr_reader: Option<OwnedFd>,
+    stdout_reader: Option<OwnedFd>,
+    stderr_reader: Option<OwnedFd>,
 }
 
 impl KeptEnds {
     /// Lets the process see the end of its input once the client has closed its end too.
     pub fn close_stdin(&mut self) {
         self.stdin_writer = None;
+    }
+
+    /// Waits until what the process has written was read, or for as long as [`DRAIN`] allows.
+    ///
+    /// A process can end before its client has even opened the fifo, and what is in a fifo is lost with its last
+    /// descriptor: ours.
+    pub(crate) async fn drain(self) {
+        let deadline = Instant::now() + DRAIN;
+        let mut pause = Duration::from_micros(200);
+        while self.has_unread() && Instant::now() < deadline {
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    fn has_unread(&self) -> bool {
+        let ends = [&self.stdout_reader, &self.stderr_reader];
+        ends.into_iter().flatten().any(|end| stream::unread(end).is_ok_and(|bytes| bytes > 0))
     }
 }
 
@@ -103,7 +126,7 @@ pub fn open(paths: &StdioPaths) -> Result<(ProcessEnds, KeptEnds), Error> {
     } else {
         open_output("stderr", &paths.stderr)?
     };
-    let kept = KeptEnds { stdin_writer, _stdout_reader: stdout_reader, _stderr_reader: stderr_reader };
+    let kept = KeptEnds { stdin_writer, stdout_reader, stderr_reader };
     Ok((ProcessEnds { stdin, stdout, stderr }, kept))
 }
 

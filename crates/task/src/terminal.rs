@@ -6,19 +6,16 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 use dunnage_spec::process::WindowSize;
 use dunnage_sys::ready::{self, AsyncFd, Interest};
 use dunnage_sys::{Errno, stream, tty};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::stdio::{self, StdioPaths};
+use crate::stdio::{self, DRAIN, StdioPaths};
 
 // A page: terminals are typed at and read by people; more would only cost memory.
 const BUFFER: usize = 4096;
-// What is still in the terminal when its process ends; the limit containerd's shims have settled on.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// A terminal and its relay.
 #[derive(Debug)]

@@ -264,3 +264,42 @@ fn orphans_of_a_container_in_the_hosts_pid_namespace_are_buried() {
         world.nothing_is_left();
     });
 }
+
+#[test]
+fn a_container_that_is_deleted_while_it_is_made_is_gone_and_both_are_answered() {
+    run(async {
+        let world = World::new();
+        let id = world.container_like_a_pods("hasty", &["/bin/sleep", "1000"]);
+        let init = Target { id: id.clone(), exec: None };
+        let create = world.create(&id);
+        let delete = async {
+            // Behind the create in the mailbox, before its child can have reached the gate.
+            tokio::task::yield_now().await;
+            world.ask(|reply| Command::Delete(init, reply)).await
+        };
+        let (_, deleted) = tokio::join!(create, delete);
+        assert_eq!(deleted.unwrap().exit.status, 137);
+        world.nothing_is_left();
+    });
+}
+
+#[test]
+fn output_waits_for_a_reader_that_comes_after_the_end() {
+    run(async {
+        let world = World::new();
+        let id = world.container("late", &["/bin/echo", "last words"]);
+        let fifo = world.fifo(&id);
+        let init = Target { id: id.clone(), exec: None };
+        world.create_with_stdout(&id, fifo.to_str().unwrap()).await.unwrap();
+        world.ask(|reply| Command::Start(init.clone(), reply)).await.unwrap();
+        world.ask(|reply| Command::Wait(init.clone(), reply)).await.unwrap();
+        let reader = async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            world::read_fifo(&fifo).await
+        };
+        let (deleted, read) = tokio::join!(world.ask(|reply| Command::Delete(init, reply)), reader);
+        deleted.unwrap();
+        assert_eq!(read, "last words\n");
+        world.nothing_is_left();
+    });
+}

@@ -2,17 +2,18 @@
 
 use std::collections::btree_map::Entry;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use dunnage_spec::ContainerId;
 use tokio::sync::oneshot;
 
 use super::{Driver, answer};
-use crate::command::{Create, Reply, Target};
+use crate::command::{Create, Deleted, Reply, Target};
 use crate::container::Process;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::mailbox::{Born, Mailbox};
-use crate::state::Input;
+use crate::state::{Exit, Input};
 use crate::{create, teardown, watch};
 
 impl Driver {
@@ -27,20 +28,8 @@ impl Driver {
                 container.init.watch(newborn, unit, target, self.mailbox.clone());
                 place.insert(container);
             }
-            Err(failed) => self.undo(*failed, reply),
+            Err(failed) => undo(*failed, reply, None),
         }
-    }
-
-    // The answer waits until everything that was made is gone again; until then the id is free, since nothing
-    // of the container is visible.
-    fn undo(&mut self, failed: create::Failed, reply: Reply<u32>) {
-        tokio::task::spawn_local(async move {
-            let outcome = teardown::take_down(failed.held).await;
-            if let Err(error) = outcome {
-                tracing::warn!(%error, "create failed and left something behind");
-            }
-            answer(reply, Err(failed.error));
-        });
     }
 
     pub(super) fn start(&mut self, target: &Target, reply: Reply<u32>) {
@@ -79,18 +68,19 @@ impl Driver {
         let Some(mut container) = self.containers.remove(id) else { return };
         let Some(reply) = container.creating.take() else { return };
         let held = std::mem::take(&mut container.held);
-        self.undo(create::Failed { error, held }, reply);
+        let exit = Exit { status: 137, at: SystemTime::now() };
+        let deleted = Deleted { pid: container.init.pid, exit };
+        let deleting = container.deleting.take().map(|reply| (reply, deleted));
+        undo(create::Failed { error, held }, reply, deleting);
     }
 
     fn init_born(&mut self, id: &ContainerId, created: dunnage_init::Created) {
         let mailbox = self.mailbox.clone();
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Some(reply) = container.creating.take() else { return };
         if let Err(error) = create::complete(container, created, mailbox) {
-            let Some(mut container) = self.containers.remove(id) else { return };
-            let held = std::mem::take(&mut container.held);
-            return self.undo(create::Failed { error, held }, reply);
+            return self.unborn(id, error);
         }
+        let Some(reply) = container.creating.take() else { return };
         let event = Event::Created {
             id: id.clone(),
             bundle: container.bundle.clone(),
@@ -102,6 +92,20 @@ impl Driver {
         self.emit(event);
         answer(reply, Ok(pid));
     }
+}
+
+// Whoever asked gets the answer when everything that was made is gone again; the id is free at once, since
+// nothing of the container was visible. A removal that was asked for meanwhile is done with that too.
+fn undo(failed: create::Failed, reply: Reply<u32>, deleting: Option<(Reply<Deleted>, Deleted)>) {
+    tokio::task::spawn_local(async move {
+        if let Err(error) = teardown::take_down(failed.held).await {
+            tracing::warn!(%error, "create failed and left something behind");
+        }
+        answer(reply, Err(failed.error));
+        if let Some((reply, deleted)) = deleting {
+            answer(reply, Ok(deleted));
+        }
+    });
 }
 
 impl Process {

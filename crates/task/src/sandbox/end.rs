@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::control::SIGKILL;
 use super::{Driver, answer};
 use crate::command::{Command, Deleted, Reply, Target};
+use crate::container::Process;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::mailbox::Message;
@@ -146,19 +147,31 @@ impl Driver {
 
     pub(super) fn delete(&mut self, target: &Target, reply: Reply<Deleted>) {
         match &target.exec {
-            Some(exec) => answer(reply, self.delete_exec(&target.id, exec)),
+            Some(exec) => self.delete_exec(&target.id, exec, reply),
             None => self.delete_container(&target.id, reply),
         }
     }
 
-    fn delete_exec(&mut self, id: &ContainerId, exec: &ExecId) -> Result<Deleted> {
+    fn delete_exec(&mut self, id: &ContainerId, exec: &ExecId, reply: Reply<Deleted>) {
+        match self.take_exec(id, exec) {
+            Ok(process) => {
+                let never_ran = Exit { status: 0, at: SystemTime::now() };
+                let deleted = Deleted { pid: process.pid, exit: process.state.exit().unwrap_or(never_ran) };
+                tokio::task::spawn_local(async move {
+                    drain(process).await;
+                    answer(reply, Ok(deleted));
+                });
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn take_exec(&mut self, id: &ContainerId, exec: &ExecId) -> Result<Process> {
         let container = self.container_mut(id)?;
         let process = container.process(Some(exec))?;
         process.state.allows(Request::Delete).map_err(|denied| container.denied(denied))?;
-        let never_ran = Exit { status: 0, at: SystemTime::now() };
-        let deleted = Deleted { pid: process.pid, exit: process.state.exit().unwrap_or(never_ran) };
-        container.execs.remove(exec);
-        Ok(deleted)
+        let taken = container.execs.remove(exec).map(|exec| exec.process);
+        taken.ok_or_else(|| Error::ExecNotFound(id.clone(), exec.clone()))
     }
 
     fn delete_container(&mut self, id: &ContainerId, reply: Reply<Deleted>) {
@@ -174,7 +187,8 @@ impl Driver {
         }
         container.deleting = Some(reply);
         if container.init.state.exit().is_none() {
-            // Created: it never ran. Its end comes back through the mailbox and goes on with the removal.
+            // It never ran. Its end comes back through the mailbox and goes on with the removal; that of a birth
+            // that was still going on as a failure, since whoever asked for it has left.
             drop(container.init.signal(id, SIGKILL));
         }
         self.take_down_if_over(id);
@@ -187,13 +201,16 @@ impl Driver {
         if container.deleting.is_none() || container.told_exit().is_none() {
             return;
         }
-        let terminals = terminal::drain(container.init.terminal.take());
-        container.execs.clear();
+        let mut processes: Vec<_> =
+            std::mem::take(&mut container.execs).into_values().map(|exec| exec.process).collect();
+        processes.push(container.init.take_streams());
         let held = std::mem::take(&mut container.held);
         let id = id.clone();
         tokio::task::spawn_local(async move {
-            terminals.await;
             let outcome = teardown::take_down(held).await;
+            for process in processes {
+                drain(process).await;
+            }
             // The driver outlives its containers; if it is gone all the same, nobody waits for the answer.
             let _ = mailbox.send(Message::TornDown(id, outcome));
         });
@@ -235,4 +252,10 @@ fn started(target: &Target, pid: u32) -> Event {
         None => Event::Started { id: target.id.clone(), pid },
         Some(exec) => Event::ExecStarted { id: target.id.clone(), exec: exec.clone(), pid },
     }
+}
+
+// The last output must reach its reader before our ends of the streams are closed.
+async fn drain(process: Process) {
+    terminal::drain(process.terminal).await;
+    process.kept.drain().await;
 }

@@ -106,6 +106,14 @@ impl World {
 
     pub(crate) async fn create_on(&self, id: &ContainerId, rootfs: Vec<RootfsMount>) -> Result<u32> {
         let stdout = self.bundle(id.as_str()).join("stdout").display().to_string();
+        self.create_from(id, rootfs, stdout).await
+    }
+
+    pub(crate) async fn create_with_stdout(&self, id: &ContainerId, stdout: &str) -> Result<u32> {
+        self.create_from(id, Vec::new(), stdout.to_owned()).await
+    }
+
+    async fn create_from(&self, id: &ContainerId, rootfs: Vec<RootfsMount>, stdout: String) -> Result<u32> {
         let create = Create {
             id: id.clone(),
             bundle: self.bundle(id.as_str()),
@@ -114,6 +122,14 @@ impl World {
             no_new_keyring: false,
         };
         self.ask(|reply| Command::Create(Box::new(create), reply)).await
+    }
+
+    /// A fifo for a container's output.
+    pub(crate) fn fifo(&self, id: &ContainerId) -> PathBuf {
+        let fifo = self.bundle(id.as_str()).join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success());
+        fifo
     }
 
     pub(crate) async fn exec(&self, target: &Target, args: &[&str]) {
@@ -239,6 +255,20 @@ impl Drop for World {
         // The parent of the containers' cgroups is the test's own, as a pod's is the kubelet's.
         for hierarchy in cgroups() {
             let _ = fs::remove_dir(hierarchy.join(self.cgroup.trim_start_matches('/')));
+        }
+    }
+}
+
+/// Reads a fifo to its end, as containerd's clients do: opened without waiting for a writer.
+pub(crate) async fn read_fifo(path: &Path) -> String {
+    let reader = dunnage_sys::stream::open_reader(path).unwrap();
+    let mut text = Vec::new();
+    loop {
+        let mut chunk = [0; 4096];
+        match dunnage_sys::stream::read(&reader, &mut chunk) {
+            Ok(0) => return String::from_utf8(text).unwrap(),
+            Ok(count) => text.extend_from_slice(&chunk[..count]),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
         }
     }
 }
