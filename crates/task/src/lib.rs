@@ -6,7 +6,7 @@
 //!     watch (pidfd, gate, OOM) ─────┘──▶ EventSink, in the order in which things happened
 //! ```
 //!
-//! Owns the sandbox, its containers ([`Task`](container)) and their processes: who may do what when, who
+//! Owns the sandbox, its containers and their processes: who may do what when, who
 //! waits for whom, what must be taken down. One mailbox takes commands, exits and out-of-memory notices, and
 //! the same loop tells of them, so that order needs no lock. Leaves wire types and codes to the shim, and
 //! everything the kernel does to the crates below.
