@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dunnage_sys::{Errno, stream};
-use tokio::time::{Instant, sleep};
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 /// Time for the last output to be read, as containerd's own shims give it.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
@@ -73,8 +74,17 @@ pub struct KeptEnds {
     // Keeps the end of file away from the process while the client is detached; closed by CloseIO.
     stdin_writer: Option<OwnedFd>,
     // Keep SIGPIPE away from the process while nobody else reads; never read.
-    stdout_reader: Option<OwnedFd>,
-    stderr_reader: Option<OwnedFd>,
+    readers: Vec<OwnedFd>,
+    late: Late,
+}
+
+// Fifos that nobody had opened for reading when the process was made: containerd's clients open theirs in the
+// background, and that open waits until there is a writer. A quick process can be over by then, so the shim is
+// the writer until somebody has come and read what there is.
+#[derive(Debug, Default)]
+struct Late {
+    writers: Vec<OwnedFd>,
+    closing: Option<AbortHandle>,
 }
 
 impl KeptEnds {
@@ -83,22 +93,42 @@ impl KeptEnds {
         self.stdin_writer = None;
     }
 
-    /// Waits until what the process has written was read, or for as long as [`DRAIN`] allows.
-    ///
-    /// A process can end before its client has even opened the fifo, and what is in a fifo is lost with its last
-    /// descriptor: ours.
-    pub(crate) async fn drain(self) {
-        let deadline = Instant::now() + DRAIN;
-        let mut pause = Duration::from_micros(200);
-        while self.has_unread() && Instant::now() < deadline {
-            sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
+    /// The process has ended: the reader sees the end of its output once it has read all of it.
+    pub(crate) fn process_ended(&mut self) {
+        let writers = std::mem::take(&mut self.late.writers);
+        if writers.is_empty() {
+            return;
         }
+        let closing = async move {
+            read_out(&writers).await;
+        };
+        self.late.closing = Some(tokio::task::spawn_local(closing).abort_handle());
     }
 
-    fn has_unread(&self) -> bool {
-        let ends = [&self.stdout_reader, &self.stderr_reader];
-        ends.into_iter().flatten().any(|end| stream::unread(end).is_ok_and(|bytes| bytes > 0))
+    /// Waits until a reader that came late has read everything, or for as long as [`DRAIN`] allows. What is in
+    /// the fifo is lost with its last descriptor; one that was there all the time has one of its own.
+    pub(crate) async fn drain(self) {
+        if self.late.closing.is_some() {
+            // Given up, not waited for: nobody came.
+            let _ = tokio::time::timeout(DRAIN, read_out(&self.readers)).await;
+        }
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        if let Some(closing) = &self.closing {
+            closing.abort();
+        }
+    }
+}
+
+// Returns when nothing unread is in any of the fifos. The kernel tells nobody of that, so it is looked for.
+async fn read_out(ends: &[OwnedFd]) {
+    let mut pause = Duration::from_micros(200);
+    while ends.iter().any(|end| stream::unread(end).is_ok_and(|bytes| bytes > 0)) {
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 
@@ -119,14 +149,14 @@ pub fn open(paths: &StdioPaths) -> Result<(ProcessEnds, KeptEnds), Error> {
         return Ok(Default::default());
     }
     let (stdin, stdin_writer) = open_stdin(&paths.stdin).map_err(named("stdin"))?;
-    let (stdout, stdout_reader) = open_output("stdout", &paths.stdout)?;
+    let mut kept = KeptEnds { stdin_writer, ..KeptEnds::default() };
+    let stdout = open_output("stdout", &paths.stdout, &mut kept)?;
     // One file for both streams is opened once, so that both append to one offset.
-    let (stderr, stderr_reader) = if !paths.stderr.is_empty() && paths.stderr == paths.stdout {
-        (duplicate(stdout.as_ref())?, None)
+    let stderr = if !paths.stderr.is_empty() && paths.stderr == paths.stdout {
+        duplicate(stdout.as_ref())?
     } else {
-        open_output("stderr", &paths.stderr)?
+        open_output("stderr", &paths.stderr, &mut kept)?
     };
-    let kept = KeptEnds { stdin_writer, stdout_reader, stderr_reader };
     Ok((ProcessEnds { stdin, stdout, stderr }, kept))
 }
 
@@ -141,9 +171,7 @@ fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>, Error> {
     })
 }
 
-type Ends = (Option<OwnedFd>, Option<OwnedFd>);
-
-fn open_stdin(path: &str) -> Result<Ends, dunnage_sys::Error> {
+fn open_stdin(path: &str) -> Result<(Option<OwnedFd>, Option<OwnedFd>), dunnage_sys::Error> {
     if path.is_empty() {
         return Ok((None, None));
     }
@@ -154,20 +182,32 @@ fn open_stdin(path: &str) -> Result<Ends, dunnage_sys::Error> {
     Ok((Some(reader), writer))
 }
 
-fn open_output(stream: &'static str, address: &str) -> Result<Ends, Error> {
-    let Some(path) = output_path(address)? else { return Ok((None, None)) };
-    if !path.exists() || !stream::is_fifo(&path).map_err(named(stream))? {
-        return make_file(&path).map(|file| (Some(file), None)).map_err(named(stream));
-    }
-    open_fifo_pair(&path).map_err(named(stream))
+fn open_output(stream: &'static str, address: &str, kept: &mut KeptEnds) -> Result<Option<OwnedFd>, Error> {
+    let Some(path) = output_path(address)? else { return Ok(None) };
+    let opened = if path.exists() && stream::is_fifo(&path).map_err(named(stream))? {
+        open_fifo(&path, kept)
+    } else {
+        make_file(&path)
+    };
+    opened.map(Some).map_err(named(stream))
 }
 
-fn open_fifo_pair(path: &Path) -> Result<Ends, dunnage_sys::Error> {
-    // The reader first: with it there, the writer opens at once.
-    let reader = stream::open_reader(path)?;
-    let writer = stream::open_writer(path)?;
+fn open_fifo(path: &Path, kept: &mut KeptEnds) -> Result<OwnedFd, dunnage_sys::Error> {
+    let first = match stream::open_writer(path) {
+        Err(error) if error.errno() == Errno::NXIO => None,
+        opened => Some(opened?),
+    };
+    kept.readers.push(stream::open_reader(path)?);
+    let writer = match first {
+        Some(writer) => writer,
+        None => {
+            // With our own reader there, it opens.
+            kept.late.writers.push(stream::open_writer(path)?);
+            stream::open_writer(path)?
+        }
+    };
     stream::set_blocking(&writer)?;
-    Ok((Some(writer), Some(reader)))
+    Ok(writer)
 }
 
 fn make_file(path: &Path) -> Result<OwnedFd, dunnage_sys::Error> {

@@ -24,6 +24,9 @@ impl Driver {
         let Ok(process) = container.process_mut(target.exec.as_ref()) else { return };
         // Whatever the kernel reports fits every state.
         let Ok(effects) = process.apply(input) else { return };
+        if effects.ended.is_some() {
+            process.kept.process_ended();
+        }
         let starting = process.starting.take_if(|_| effects.publish_start || effects.ended.is_some());
         let pid = process.pid;
         if effects.publish_start {

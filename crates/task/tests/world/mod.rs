@@ -259,20 +259,6 @@ impl Drop for World {
     }
 }
 
-/// Reads a fifo to its end, as containerd's clients do: opened without waiting for a writer.
-pub(crate) async fn read_fifo(path: &Path) -> String {
-    let reader = dunnage_sys::stream::open_reader(path).unwrap();
-    let mut text = Vec::new();
-    loop {
-        let mut chunk = [0; 4096];
-        match dunnage_sys::stream::read(&reader, &mut chunk) {
-            Ok(0) => return String::from_utf8(text).unwrap(),
-            Ok(count) => text.extend_from_slice(&chunk[..count]),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
-        }
-    }
-}
-
 pub(crate) fn name(event: &Event) -> &'static str {
     match event {
         Event::Created { .. } => "created",
