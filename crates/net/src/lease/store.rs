@@ -44,7 +44,7 @@ impl LeaseStore {
     /// or from before a reboot.
     ///
     /// # Errors
-    /// [`Error::Damaged`].
+    /// [`crate::Error::Damaged`].
     pub fn lock(&self) -> Result<LockedLeases<'_>> {
         std::fs::create_dir_all(&self.table.dir)
             .call(|| format!("create directory {}", self.table.dir.display()))?;
@@ -81,7 +81,7 @@ impl LeaseStore {
     /// Whether the table can be read, without waiting for whoever has the lock.
     ///
     /// # Errors
-    /// [`Error::Damaged`], or the file cannot be read.
+    /// [`crate::Error::Damaged`], or the file cannot be read.
     pub fn check(&self) -> Result<()> {
         self.table.open().map(drop)
     }
