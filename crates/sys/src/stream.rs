@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::{Call, Result};
@@ -70,6 +71,16 @@ pub fn is_fifo(path: &Path) -> Result<bool> {
 /// The errno.
 pub fn unread(fd: impl AsFd) -> std::result::Result<u64, crate::Errno> {
     rustix::io::ioctl_fionread(fd)
+}
+
+/// Whether somebody holds the reading end of the fifo that `writer` writes to (`POLLERR` says that nobody does).
+///
+/// # Errors
+/// The errno of `poll`.
+pub fn has_reader(writer: impl AsFd) -> std::result::Result<bool, crate::Errno> {
+    let mut ends = [PollFd::new(&writer, PollFlags::empty())];
+    rustix::event::poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(!ends[0].revents().contains(PollFlags::ERR))
 }
 
 /// Reads into `buffer`; the number of bytes, 0 at the end.

@@ -5,13 +5,15 @@
 //! descriptor 1, and the shim keeps a reading end that it never reads. So neither a restart of containerd
 //! (nobody reads: the process would die of SIGPIPE) nor a slow reader does more than fill the fifo.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use dunnage_sys::{Errno, stream};
-use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 /// Time for the last output to be read, as containerd's own shims give it.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
@@ -75,16 +77,24 @@ pub struct KeptEnds {
     stdin_writer: Option<OwnedFd>,
     // Keep SIGPIPE away from the process while nobody else reads; never read.
     readers: Vec<OwnedFd>,
-    late: Late,
+    late: Vec<LateFifo>,
+    closing: Closing,
 }
 
-// Fifos that nobody had opened for reading when the process was made: containerd's clients open theirs in the
+// A fifo that nobody had opened for reading when the process was made: containerd's clients open theirs in the
 // background, and that open waits until there is a writer. A quick process can be over by then, so the shim is
-// the writer until somebody has come and read what there is.
+// the writer until the reader has come.
+#[derive(Debug)]
+struct LateFifo {
+    writer: OwnedFd,
+    // Only while the process runs: afterwards it would hide that nobody else reads.
+    _reader: OwnedFd,
+}
+
 #[derive(Debug, Default)]
-struct Late {
-    writers: Vec<OwnedFd>,
-    closing: Option<AbortHandle>,
+struct Closing {
+    tasks: Vec<JoinHandle<()>>,
+    deleting: Rc<Cell<bool>>,
 }
 
 impl KeptEnds {
@@ -93,40 +103,44 @@ impl KeptEnds {
         self.stdin_writer = None;
     }
 
-    /// The process has ended: the reader sees the end of its output once it has read all of it.
+    /// The process has ended: a reader that has not come yet still finds what was written, and then the end.
     pub(crate) fn process_ended(&mut self) {
-        let writers = std::mem::take(&mut self.late.writers);
-        if writers.is_empty() {
+        for fifo in std::mem::take(&mut self.late) {
+            let deleting = Rc::clone(&self.closing.deleting);
+            self.closing.tasks.push(tokio::task::spawn_local(await_reader(fifo.writer, deleting)));
+        }
+    }
+
+    /// Waits until readers that come late have come, if there is anything for them, or for as long as [`DRAIN`]
+    /// allows. A reader that has come has the fifo, and what is in it, without us.
+    pub(crate) async fn drain(mut self) {
+        self.closing.deleting.set(true);
+        let tasks = std::mem::take(&mut self.closing.tasks);
+        let deadline = Instant::now() + DRAIN;
+        for task in tasks {
+            let end = task.abort_handle();
+            if tokio::time::timeout_at(deadline, task).await.is_err() {
+                end.abort();
+            }
+        }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+// Holds the writer until somebody reads; the kernel tells nobody of that, so it is looked for.
+async fn await_reader(writer: OwnedFd, deleting: Rc<Cell<bool>>) {
+    let mut pause = Duration::from_micros(200);
+    while stream::has_reader(&writer).is_ok_and(|has| !has) {
+        if deleting.get() && stream::unread(&writer).is_ok_and(|bytes| bytes == 0) {
             return;
         }
-        let closing = async move {
-            read_out(&writers).await;
-        };
-        self.late.closing = Some(tokio::task::spawn_local(closing).abort_handle());
-    }
-
-    /// Waits until a reader that came late has read everything, or for as long as [`DRAIN`] allows. What is in
-    /// the fifo is lost with its last descriptor; one that was there all the time has one of its own.
-    pub(crate) async fn drain(self) {
-        if self.late.closing.is_some() {
-            // Given up, not waited for: nobody came.
-            let _ = tokio::time::timeout(DRAIN, read_out(&self.readers)).await;
-        }
-    }
-}
-
-impl Drop for Late {
-    fn drop(&mut self) {
-        if let Some(closing) = &self.closing {
-            closing.abort();
-        }
-    }
-}
-
-// Returns when nothing unread is in any of the fifos. The kernel tells nobody of that, so it is looked for.
-async fn read_out(ends: &[OwnedFd]) {
-    let mut pause = Duration::from_micros(200);
-    while ends.iter().any(|end| stream::unread(end).is_ok_and(|bytes| bytes > 0)) {
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(20));
     }
@@ -197,12 +211,15 @@ fn open_fifo(path: &Path, kept: &mut KeptEnds) -> Result<OwnedFd, dunnage_sys::E
         Err(error) if error.errno() == Errno::NXIO => None,
         opened => Some(opened?),
     };
-    kept.readers.push(stream::open_reader(path)?);
+    let reader = stream::open_reader(path)?;
     let writer = match first {
-        Some(writer) => writer,
+        Some(writer) => {
+            kept.readers.push(reader);
+            writer
+        }
         None => {
-            // With our own reader there, it opens.
-            kept.late.writers.push(stream::open_writer(path)?);
+            // With our own reader there, they open.
+            kept.late.push(LateFifo { writer: stream::open_writer(path)?, _reader: reader });
             stream::open_writer(path)?
         }
     };
