@@ -5,18 +5,13 @@
 //! descriptor 1, and the shim keeps a reading end that it never reads. So neither a restart of containerd
 //! (nobody reads: the process would die of SIGPIPE) nor a slow reader does more than fill the fifo.
 
-use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::time::Duration;
 
 use dunnage_sys::{Errno, stream};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
 
 /// Time for the last output to be read, as containerd's own shims give it.
-pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The stream names of a request, as the client gave them: `State` must return the same strings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -76,73 +71,14 @@ pub struct KeptEnds {
     // Keeps the end of file away from the process while the client is detached; closed by CloseIO.
     stdin_writer: Option<OwnedFd>,
     // Keep SIGPIPE away from the process while nobody else reads; never read.
-    readers: Vec<OwnedFd>,
-    late: Vec<LateFifo>,
-    closing: Closing,
-}
-
-// A fifo that nobody had opened for reading when the process was made: containerd's clients open theirs in the
-// background, and that open waits until there is a writer. A quick process can be over by then, so the shim is
-// the writer until the reader has come.
-#[derive(Debug)]
-struct LateFifo {
-    writer: OwnedFd,
-    // Only while the process runs: afterwards it would hide that nobody else reads.
-    _reader: OwnedFd,
-}
-
-#[derive(Debug, Default)]
-struct Closing {
-    tasks: Vec<JoinHandle<()>>,
-    deleting: Rc<Cell<bool>>,
+    _stdout_reader: Option<OwnedFd>,
+    _stderr_reader: Option<OwnedFd>,
 }
 
 impl KeptEnds {
     /// Lets the process see the end of its input once the client has closed its end too.
     pub fn close_stdin(&mut self) {
         self.stdin_writer = None;
-    }
-
-    /// The process has ended: a reader that has not come yet still finds what was written, and then the end.
-    pub(crate) fn process_ended(&mut self) {
-        for fifo in std::mem::take(&mut self.late) {
-            let deleting = Rc::clone(&self.closing.deleting);
-            self.closing.tasks.push(tokio::task::spawn_local(await_reader(fifo.writer, deleting)));
-        }
-    }
-
-    /// Waits until readers that come late have come, if there is anything for them, or for as long as [`DRAIN`]
-    /// allows. A reader that has come has the fifo, and what is in it, without us.
-    pub(crate) async fn drain(mut self) {
-        self.closing.deleting.set(true);
-        let tasks = std::mem::take(&mut self.closing.tasks);
-        let deadline = Instant::now() + DRAIN;
-        for task in tasks {
-            let end = task.abort_handle();
-            if tokio::time::timeout_at(deadline, task).await.is_err() {
-                end.abort();
-            }
-        }
-    }
-}
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
-// Holds the writer until somebody reads; the kernel tells nobody of that, so it is looked for.
-async fn await_reader(writer: OwnedFd, deleting: Rc<Cell<bool>>) {
-    let mut pause = Duration::from_micros(200);
-    while stream::has_reader(&writer).is_ok_and(|has| !has) {
-        if deleting.get() && stream::unread(&writer).is_ok_and(|bytes| bytes == 0) {
-            return;
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 
@@ -163,14 +99,14 @@ pub fn open(paths: &StdioPaths) -> Result<(ProcessEnds, KeptEnds), Error> {
         return Ok(Default::default());
     }
     let (stdin, stdin_writer) = open_stdin(&paths.stdin).map_err(named("stdin"))?;
-    let mut kept = KeptEnds { stdin_writer, ..KeptEnds::default() };
-    let stdout = open_output("stdout", &paths.stdout, &mut kept)?;
+    let (stdout, stdout_reader) = open_output("stdout", &paths.stdout)?;
     // One file for both streams is opened once, so that both append to one offset.
-    let stderr = if !paths.stderr.is_empty() && paths.stderr == paths.stdout {
-        duplicate(stdout.as_ref())?
+    let (stderr, stderr_reader) = if !paths.stderr.is_empty() && paths.stderr == paths.stdout {
+        (duplicate(stdout.as_ref())?, None)
     } else {
-        open_output("stderr", &paths.stderr, &mut kept)?
+        open_output("stderr", &paths.stderr)?
     };
+    let kept = KeptEnds { stdin_writer, _stdout_reader: stdout_reader, _stderr_reader: stderr_reader };
     Ok((ProcessEnds { stdin, stdout, stderr }, kept))
 }
 
@@ -185,7 +121,9 @@ fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>, Error> {
     })
 }
 
-fn open_stdin(path: &str) -> Result<(Option<OwnedFd>, Option<OwnedFd>), dunnage_sys::Error> {
+type Ends = (Option<OwnedFd>, Option<OwnedFd>);
+
+fn open_stdin(path: &str) -> Result<Ends, dunnage_sys::Error> {
     if path.is_empty() {
         return Ok((None, None));
     }
@@ -196,35 +134,20 @@ fn open_stdin(path: &str) -> Result<(Option<OwnedFd>, Option<OwnedFd>), dunnage_
     Ok((Some(reader), writer))
 }
 
-fn open_output(stream: &'static str, address: &str, kept: &mut KeptEnds) -> Result<Option<OwnedFd>, Error> {
-    let Some(path) = output_path(address)? else { return Ok(None) };
-    let opened = if path.exists() && stream::is_fifo(&path).map_err(named(stream))? {
-        open_fifo(&path, kept)
-    } else {
-        make_file(&path)
-    };
-    opened.map(Some).map_err(named(stream))
+fn open_output(stream: &'static str, address: &str) -> Result<Ends, Error> {
+    let Some(path) = output_path(address)? else { return Ok((None, None)) };
+    if !path.exists() || !stream::is_fifo(&path).map_err(named(stream))? {
+        return make_file(&path).map(|file| (Some(file), None)).map_err(named(stream));
+    }
+    open_fifo_pair(&path).map_err(named(stream))
 }
 
-fn open_fifo(path: &Path, kept: &mut KeptEnds) -> Result<OwnedFd, dunnage_sys::Error> {
-    let first = match stream::open_writer(path) {
-        Err(error) if error.errno() == Errno::NXIO => None,
-        opened => Some(opened?),
-    };
+fn open_fifo_pair(path: &Path) -> Result<Ends, dunnage_sys::Error> {
+    // The reader first: with it there, the writer opens at once.
     let reader = stream::open_reader(path)?;
-    let writer = match first {
-        Some(writer) => {
-            kept.readers.push(reader);
-            writer
-        }
-        None => {
-            // With our own reader there, they open.
-            kept.late.push(LateFifo { writer: stream::open_writer(path)?, _reader: reader });
-            stream::open_writer(path)?
-        }
-    };
+    let writer = stream::open_writer(path)?;
     stream::set_blocking(&writer)?;
-    Ok(writer)
+    Ok((Some(writer), Some(reader)))
 }
 
 fn make_file(path: &Path) -> Result<OwnedFd, dunnage_sys::Error> {

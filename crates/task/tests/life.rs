@@ -282,22 +282,3 @@ fn a_container_that_is_deleted_while_it_is_made_is_gone_and_both_are_answered() 
         world.nothing_is_left();
     });
 }
-
-#[test]
-fn output_waits_for_a_reader_that_comes_after_the_end() {
-    run(async {
-        let world = World::new();
-        let id = world.container("late", &["/bin/echo", "last words"]);
-        let fifo = world.fifo(&id);
-        let init = Target { id: id.clone(), exec: None };
-        world.create_with_stdout(&id, fifo.to_str().unwrap()).await.unwrap();
-        world.ask(|reply| Command::Start(init.clone(), reply)).await.unwrap();
-        world.ask(|reply| Command::Wait(init.clone(), reply)).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        // Opens with waiting and reads to the end before it asks for the removal, as containerd's client does.
-        let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(fifo).unwrap());
-        assert_eq!(read.await.unwrap(), "last words\n");
-        world.ask(|reply| Command::Delete(init, reply)).await.unwrap();
-        world.nothing_is_left();
-    });
-}

@@ -24,9 +24,6 @@ impl Driver {
         let Ok(process) = container.process_mut(target.exec.as_ref()) else { return };
         // Whatever the kernel reports fits every state.
         let Ok(effects) = process.apply(input) else { return };
-        if effects.ended.is_some() {
-            process.kept.process_ended();
-        }
         let starting = process.starting.take_if(|_| effects.publish_start || effects.ended.is_some());
         let pid = process.pid;
         if effects.publish_start {
@@ -260,5 +257,4 @@ fn started(target: &Target, pid: u32) -> Event {
 // The last output must reach its reader before our ends of the streams are closed.
 async fn drain(process: Process) {
     terminal::drain(process.terminal).await;
-    process.kept.drain().await;
 }
