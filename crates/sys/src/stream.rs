@@ -1,6 +1,6 @@
 //! Fifos and files that become a process's streams (fifo(7)).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -22,6 +22,15 @@ pub fn open_reader(path: &Path) -> Result<OwnedFd> {
 /// The failed `open`.
 pub fn open_writer(path: &Path) -> Result<OwnedFd> {
     open(path, OFlags::WRONLY | OFlags::NONBLOCK)
+}
+
+/// Opens the writing end of the fifo whose reading end is `reader`, whatever its path is by now; writes do not
+/// block.
+///
+/// # Errors
+/// The failed `open`.
+pub fn open_writer_of(reader: impl AsFd) -> Result<OwnedFd> {
+    open_writer(Path::new(&format!("/proc/self/fd/{}", reader.as_fd().as_raw_fd())))
 }
 
 /// Opens a regular file for appending, made with mode 0644 when it does not exist.

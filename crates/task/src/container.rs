@@ -12,12 +12,14 @@ use dunnage_sys::pidfd;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use crate::command::{self, Deleted, Reply, Status};
+use crate::command::{self, Deleted, Reply, Status, Target};
 use crate::error::{Error, Result};
+use crate::last_output::{self, LastOutput};
+use crate::mailbox::Mailbox;
 use crate::record::Record;
 use crate::rootfs::{MountedRootfs, RootfsMount};
 use crate::state::{self, Effects, Exit, Input, Request, State};
-use crate::stdio::{KeptEnds, StdioPaths};
+use crate::stdio::{self, KeptEnds, StdioPaths};
 use crate::terminal::Terminal;
 
 /// A container.
@@ -33,8 +35,6 @@ pub(crate) struct Container {
     pub(crate) held: Held,
     /// Kills that were told; the cgroup's counter never goes back.
     pub(crate) oom_kills: u64,
-    /// The init has ended; told once no exec runs any more, since clients stop listening after it.
-    pub(crate) untold_exit: Option<Exit>,
     /// Who waits for the removal. Present from the request on, so that a second one is refused.
     pub(crate) deleting: Option<Reply<Deleted>>,
     /// Who waits for the freezer.
@@ -71,6 +71,13 @@ pub(crate) struct Process {
     pub(crate) terminal: Option<Terminal>,
     pub(crate) gate: Option<oneshot::Sender<()>>,
     pub(crate) starting: Option<Reply<u32>>,
+    /// The process has ended. Told once its last output was read, and that of an init once no exec runs any
+    /// more, since clients stop listening after it.
+    pub(crate) untold_exit: Option<Exit>,
+    /// Present as long as the last output is awaited or held for a reader.
+    pub(crate) last_output: Option<LastOutput>,
+    /// Whether the exit waits for the reader.
+    pub(crate) unread: bool,
     waiters: Vec<Reply<Exit>>,
 }
 
@@ -85,17 +92,30 @@ impl Process {
             terminal: None,
             gate: None,
             starting: None,
+            untold_exit: None,
+            last_output: None,
+            unread: false,
             waiters: Vec::new(),
         }
     }
 
-    /// A process that has only the streams of this one, to drain them.
-    pub(crate) fn take_streams(&mut self) -> Self {
-        Self {
-            kept: std::mem::take(&mut self.kept),
-            terminal: self.terminal.take(),
-            ..Self::new(self.state, StdioPaths::default())
-        }
+    /// Connects the terminal with the client's fifos.
+    pub(crate) fn attach(&mut self, master: OwnedFd) -> std::result::Result<(), stdio::Error> {
+        self.terminal = Some(Terminal::attach(master, &self.stdio, &mut self.kept)?);
+        Ok(())
+    }
+
+    /// The process has ended: its exit is to be told, as soon as its last output was read.
+    pub(crate) fn over(&mut self, exit: Exit, target: &Target, mailbox: &Mailbox) {
+        self.untold_exit = Some(exit);
+        let relay = self.terminal.as_ref().and_then(Terminal::relay);
+        self.last_output = last_output::hold(self.kept.take_outputs(), relay, target, mailbox);
+        self.unread = self.last_output.is_some();
+    }
+
+    /// The exit, once it was told.
+    pub(crate) fn told_exit(&self) -> Option<Exit> {
+        if self.untold_exit.is_some() { None } else { self.state.exit() }
     }
 
     /// Moves the state on.
@@ -106,8 +126,8 @@ impl Process {
     }
 
     /// Answers `reply` now, or when the exit is told.
-    pub(crate) fn wait(&mut self, told: Option<Exit>, reply: Reply<Exit>) {
-        match told {
+    pub(crate) fn wait(&mut self, reply: Reply<Exit>) {
+        match self.told_exit() {
             Some(exit) => drop(reply.send(Ok(exit))),
             None => {
                 self.waiters.retain(|waiter| !waiter.is_closed());
@@ -176,16 +196,13 @@ impl Container {
         })
     }
 
-    /// Whether an exec still runs, so that the end of the init must not be told yet.
+    /// Whether the end of an exec is still to be told, so that the end of the init must not be told yet.
     pub(crate) fn has_live_execs(&self) -> bool {
-        self.execs.values().any(|exec| {
-            matches!(exec.process.state, State::Creating | State::Starting | State::Running | State::Paused)
+        self.execs.values().map(|exec| &exec.process).any(|exec| {
+            let runs =
+                matches!(exec.state, State::Creating | State::Starting | State::Running | State::Paused);
+            runs || exec.untold_exit.is_some()
         })
-    }
-
-    /// The end of the init, once it was told.
-    pub(crate) fn told_exit(&self) -> Option<Exit> {
-        if self.untold_exit.is_some() { None } else { self.init.state.exit() }
     }
 
     pub(crate) fn denied(&self, denied: state::Denied) -> Error {

@@ -17,7 +17,6 @@ use crate::record::Identity;
 use crate::rootfs;
 use crate::state::State;
 use crate::stdio::{self, ProcessEnds};
-use crate::terminal::Terminal;
 use crate::{orphan, watch};
 
 /// By which runc and crun take properties of the systemd unit.
@@ -54,7 +53,6 @@ fn container(create: Create, spec: Spec, init: Process, held: Held) -> Container
         execs: std::collections::BTreeMap::new(),
         held,
         oom_kills: 0,
-        untold_exit: None,
         deleting: None,
         pausing: None,
         creating: None,
@@ -135,7 +133,7 @@ pub(crate) fn complete(container: &mut Container, created: Created, mailbox: Mai
         container.held.orphan_watch = Some(orphan::watch(mailbox)?);
     }
     if let Some(master) = created.terminal {
-        container.init.terminal = Some(Terminal::attach(master, &container.init.stdio)?);
+        container.init.attach(master)?;
     }
     container.init.state = State::Created;
     Ok(())

@@ -19,6 +19,7 @@ mod error;
 pub mod event;
 mod freeze;
 pub mod host;
+mod last_output;
 pub mod leftover;
 mod mailbox;
 mod orphan;

@@ -41,6 +41,8 @@ pub(crate) enum Notice {
     NotStarted(dunnage_init::Error, Exit),
     /// The process ended.
     Exited(Exit),
+    /// Its last output was read, or waited for long enough.
+    OutputRead,
     /// Something in the container was killed for its memory limit.
     Oom,
     /// The freezer has stopped every process, or could not.

@@ -3,15 +3,13 @@
 //! Owns the opening of what the client named, and which ends stay open how long. The bytes of a process
 //! without a terminal never pass through the shim (architecture, decision 7): the fifo itself becomes
 //! descriptor 1, and the shim keeps a reading end that it never reads. So neither a restart of containerd
-//! (nobody reads: the process would die of SIGPIPE) nor a slow reader does more than fill the fifo.
+//! (nobody reads: the process would die of SIGPIPE) nor a slow reader does more than fill the fifo. Leaves what
+//! is still unread when the process has ended to [`crate::last_output`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use dunnage_sys::{Errno, stream};
-
-/// Time for the last output to be read, as containerd's own shims give it.
-pub(crate) const DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The stream names of a request, as the client gave them: `State` must return the same strings.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -70,15 +68,88 @@ pub struct ProcessEnds {
 pub struct KeptEnds {
     // Keeps the end of file away from the process while the client is detached; closed by CloseIO.
     stdin_writer: Option<OwnedFd>,
-    // Keep SIGPIPE away from the process while nobody else reads; never read.
-    _stdout_reader: Option<OwnedFd>,
-    _stderr_reader: Option<OwnedFd>,
+    outputs: Vec<OutputFifo>,
 }
 
 impl KeptEnds {
     /// Lets the process see the end of its input once the client has closed its end too.
     pub fn close_stdin(&mut self) {
         self.stdin_writer = None;
+    }
+
+    /// The fifos of a process that has ended.
+    pub(crate) fn take_outputs(&mut self) -> Vec<OutputFifo> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// The fifo that a terminal's relay writes to: opened with the terminal, kept like the others.
+    pub(crate) fn keep(&mut self, output: OutputFifo) {
+        self.outputs.push(output);
+    }
+}
+
+/// A fifo that a process writes to, while the process runs.
+#[derive(Debug)]
+pub(crate) struct OutputFifo {
+    // Keeps SIGPIPE away from the process while nobody else reads; never read.
+    reader: OwnedFd,
+    // Whether somebody else had opened it for reading when it was opened here. That somebody may still wait in
+    // open(2), which counts.
+    met: bool,
+}
+
+/// A fifo whose process has ended.
+#[derive(Debug)]
+pub(crate) struct LeftFifo {
+    // Keeps what is unread, and lets a reader in that comes late; closing it is the end that the reader sees.
+    writer: OwnedFd,
+    met: bool,
+}
+
+impl OutputFifo {
+    /// Opens both ends; the writing one is for the process, and does not block yet.
+    ///
+    /// # Errors
+    /// The failed call.
+    pub(crate) fn open(path: &Path) -> Result<(OwnedFd, Self), dunnage_sys::Error> {
+        let met = match stream::open_writer(path) {
+            Err(error) if error.errno() == Errno::NXIO => None,
+            opened => Some(opened?),
+        };
+        let reader = stream::open_reader(path)?;
+        let fifo = Self { reader, met: met.is_some() };
+        // With our own reader there it opens in any case.
+        let writer = met.map_or_else(|| stream::open_writer(path), Ok)?;
+        Ok((writer, fifo))
+    }
+
+    /// Changes ends: our reader would hide whether anybody else reads.
+    ///
+    /// # Errors
+    /// The failed `open`.
+    pub(crate) fn leave(self) -> Result<LeftFifo, dunnage_sys::Error> {
+        Ok(LeftFifo { writer: stream::open_writer_of(&self.reader)?, met: self.met })
+    }
+}
+
+impl LeftFifo {
+    /// Whether nothing is unread and nobody is still to come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_empty() && (self.met || self.has_reader())
+    }
+
+    /// Whether something is unread that somebody reads, or will read once he comes.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.is_empty() && (!self.met || self.has_reader())
+    }
+
+    // What the kernel refuses to say is not waited for.
+    fn is_empty(&self) -> bool {
+        stream::unread(&self.writer).unwrap_or(0) == 0
+    }
+
+    fn has_reader(&self) -> bool {
+        stream::has_reader(&self.writer).unwrap_or(true)
     }
 }
 
@@ -99,14 +170,14 @@ pub fn open(paths: &StdioPaths) -> Result<(ProcessEnds, KeptEnds), Error> {
         return Ok(Default::default());
     }
     let (stdin, stdin_writer) = open_stdin(&paths.stdin).map_err(named("stdin"))?;
-    let (stdout, stdout_reader) = open_output("stdout", &paths.stdout)?;
+    let mut kept = KeptEnds { stdin_writer, ..KeptEnds::default() };
+    let stdout = open_output("stdout", &paths.stdout, &mut kept)?;
     // One file for both streams is opened once, so that both append to one offset.
-    let (stderr, stderr_reader) = if !paths.stderr.is_empty() && paths.stderr == paths.stdout {
-        (duplicate(stdout.as_ref())?, None)
+    let stderr = if !paths.stderr.is_empty() && paths.stderr == paths.stdout {
+        duplicate(stdout.as_ref())?
     } else {
-        open_output("stderr", &paths.stderr)?
+        open_output("stderr", &paths.stderr, &mut kept)?
     };
-    let kept = KeptEnds { stdin_writer, _stdout_reader: stdout_reader, _stderr_reader: stderr_reader };
     Ok((ProcessEnds { stdin, stdout, stderr }, kept))
 }
 
@@ -121,9 +192,7 @@ fn duplicate(fd: Option<&OwnedFd>) -> Result<Option<OwnedFd>, Error> {
     })
 }
 
-type Ends = (Option<OwnedFd>, Option<OwnedFd>);
-
-fn open_stdin(path: &str) -> Result<Ends, dunnage_sys::Error> {
+fn open_stdin(path: &str) -> Result<(Option<OwnedFd>, Option<OwnedFd>), dunnage_sys::Error> {
     if path.is_empty() {
         return Ok((None, None));
     }
@@ -134,20 +203,21 @@ fn open_stdin(path: &str) -> Result<Ends, dunnage_sys::Error> {
     Ok((Some(reader), writer))
 }
 
-fn open_output(stream: &'static str, address: &str) -> Result<Ends, Error> {
-    let Some(path) = output_path(address)? else { return Ok((None, None)) };
-    if !path.exists() || !stream::is_fifo(&path).map_err(named(stream))? {
-        return make_file(&path).map(|file| (Some(file), None)).map_err(named(stream));
-    }
-    open_fifo_pair(&path).map_err(named(stream))
+fn open_output(stream: &'static str, address: &str, kept: &mut KeptEnds) -> Result<Option<OwnedFd>, Error> {
+    let Some(path) = output_path(address)? else { return Ok(None) };
+    let opened = if path.exists() && stream::is_fifo(&path).map_err(named(stream))? {
+        open_output_fifo(&path, kept)
+    } else {
+        make_file(&path)
+    };
+    opened.map(Some).map_err(named(stream))
 }
 
-fn open_fifo_pair(path: &Path) -> Result<Ends, dunnage_sys::Error> {
-    // The reader first: with it there, the writer opens at once.
-    let reader = stream::open_reader(path)?;
-    let writer = stream::open_writer(path)?;
+fn open_output_fifo(path: &Path, kept: &mut KeptEnds) -> Result<OwnedFd, dunnage_sys::Error> {
+    let (writer, fifo) = OutputFifo::open(path)?;
     stream::set_blocking(&writer)?;
-    Ok((Some(writer), Some(reader)))
+    kept.keep(fifo);
+    Ok(writer)
 }
 
 fn make_file(path: &Path) -> Result<OwnedFd, dunnage_sys::Error> {

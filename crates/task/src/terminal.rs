@@ -6,13 +6,17 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use dunnage_spec::process::WindowSize;
 use dunnage_sys::ready::{self, AsyncFd, Interest};
 use dunnage_sys::{Errno, stream, tty};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::stdio::{self, DRAIN, StdioPaths};
+use crate::stdio::{self, KeptEnds, OutputFifo, StdioPaths};
+
+// Time that the relay has for what the terminal still holds, as containerd's own shims give it.
+const DRAIN: Duration = Duration::from_secs(10);
 
 // A page: terminals are typed at and read by people; more would only cost memory.
 const BUFFER: usize = 4096;
@@ -26,13 +30,17 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Starts the relay between the master and what `paths` names.
-    pub(crate) fn attach(master: OwnedFd, paths: &StdioPaths) -> Result<Self, stdio::Error> {
+    /// Starts the relay between the master and what `paths` names; the shim's end of the output goes to `kept`.
+    pub(crate) fn attach(
+        master: OwnedFd,
+        paths: &StdioPaths,
+        kept: &mut KeptEnds,
+    ) -> Result<Self, stdio::Error> {
         let failed = |source| stdio::Error::Open { stream: "terminal", source };
         stream::set_nonblocking(&master).map_err(failed)?;
         let master = Rc::new(master);
         let input = attach_input(&master, &paths.stdin).map_err(failed)?;
-        let output = attach_output(&master, &paths.stdout).map_err(failed)?;
+        let output = attach_output(&master, &paths.stdout, kept).map_err(failed)?;
         Ok(Self { master, input, output })
     }
 
@@ -40,6 +48,11 @@ impl Terminal {
     pub(crate) fn resize(&self, size: WindowSize) -> Result<(), dunnage_sys::Error> {
         use dunnage_sys::Call;
         tty::set_size(&self.master, size.rows, size.columns).call(|| "ioctl TIOCSWINSZ on the terminal")
+    }
+
+    /// The relay of the output; it ends when no process has the terminal any more.
+    pub(crate) fn relay(&self) -> Option<AbortHandle> {
+        self.output.as_ref().map(JoinHandle::abort_handle)
     }
 
     /// Stops taking input.
@@ -85,19 +98,18 @@ fn attach_input(master: &Rc<OwnedFd>, path: &str) -> Result<Option<AbortHandle>,
     Ok(Some(copying.abort_handle()))
 }
 
-fn attach_output(master: &Rc<OwnedFd>, path: &str) -> Result<Option<JoinHandle<()>>, dunnage_sys::Error> {
+fn attach_output(
+    master: &Rc<OwnedFd>,
+    path: &str,
+    kept: &mut KeptEnds,
+) -> Result<Option<JoinHandle<()>>, dunnage_sys::Error> {
     if path.is_empty() {
         return Ok(None);
     }
-    let path = Path::new(path);
-    // A reading end of our own keeps EPIPE away while containerd restarts.
-    let reader = stream::open_reader(path)?;
-    let writer = Rc::new(stream::open_writer(path)?);
-    let master = Rc::clone(master);
-    Ok(Some(tokio::task::spawn_local(async move {
-        let _reader = reader;
-        copy(master, writer).await;
-    })))
+    // With its reading end kept, a restart of containerd is no EPIPE.
+    let (writer, fifo) = OutputFifo::open(Path::new(path))?;
+    kept.keep(fifo);
+    Ok(Some(tokio::task::spawn_local(copy(Rc::clone(master), Rc::new(writer)))))
 }
 
 async fn copy(from: Rc<OwnedFd>, to: Rc<OwnedFd>) {

@@ -3,7 +3,12 @@
 
 mod world;
 
+use std::fs;
+use std::pin::pin;
+use std::time::Duration;
+
 use dunnage_sys::pidfd::Signal;
+use dunnage_sys::stream;
 use dunnage_task::command::{Exec, Kill};
 use dunnage_task::{Command, ErrorKind, Event, State, Target};
 
@@ -243,11 +248,11 @@ fn orphans_of_a_container_in_the_hosts_pid_namespace_are_buried() {
                 if members.len() == 2 && zombies.is_none() {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        tokio::time::timeout(std::time::Duration::from_secs(30), two).await.expect("the orphans are buried");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::timeout(Duration::from_secs(30), two).await.expect("the orphans are buried");
         let kill = Kill { target: init.clone(), signal: Signal::KILL.as_raw(), all: false };
         world.ask(|reply| Command::Kill(kill, reply)).await.unwrap();
         assert_eq!(world.ask(|reply| Command::Wait(init.clone(), reply)).await.unwrap().status, 137);
@@ -255,12 +260,10 @@ fn orphans_of_a_container_in_the_hosts_pid_namespace_are_buried() {
         // The sleep that the shell left was killed with its cgroup and came to us.
         let none = async {
             while dunnage_sys::process::any_zombie().is_ok() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(30), none)
-            .await
-            .expect("the last orphan is buried");
+        tokio::time::timeout(Duration::from_secs(30), none).await.expect("the last orphan is buried");
         world.nothing_is_left();
     });
 }
@@ -279,6 +282,87 @@ fn a_container_that_is_deleted_while_it_is_made_is_gone_and_both_are_answered() 
         };
         let (_, deleted) = tokio::join!(create, delete);
         assert_eq!(deleted.unwrap().exit.status, 137);
+        world.nothing_is_left();
+    });
+}
+
+#[test]
+fn an_exit_is_told_when_the_last_output_was_read() {
+    run(async {
+        let world = World::new();
+        let id = world.container("said", &["/bin/echo", "last words"]);
+        let fifo = world.fifo(&id);
+        // Opened before, as containerd's clients do; a fifo's reader that does not wait needs no writer.
+        let reader = stream::open_reader(&fifo).unwrap();
+        let init = Target { id: id.clone(), exec: None };
+        world.create_with_stdout(&id, fifo.to_str().unwrap()).await.unwrap();
+        let mut told = pin!(world.ask(|reply| Command::Wait(init.clone(), reply)));
+        world.ask(|reply| Command::Start(init.clone(), reply)).await.unwrap();
+        let ended = async {
+            while world
+                .ask(|reply| Command::Status(init.clone(), reply))
+                .await
+                .unwrap()
+                .state
+                .exit()
+                .is_none()
+            {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            told = &mut told => panic!("told before anybody read: {told:?}"),
+            () = ended => {}
+        }
+        let mut read = [0; 64];
+        let count = stream::read(&reader, &mut read).unwrap();
+        assert_eq!(&read[..count], b"last words\n");
+        told.await.unwrap();
+        world.ask(|reply| Command::Delete(init.clone(), reply)).await.unwrap();
+        world.nothing_is_left();
+    });
+}
+
+#[test]
+fn output_waits_for_a_reader_that_comes_after_the_end() {
+    run(async {
+        let world = World::new();
+        let id = world.container("late", &["/bin/echo", "last words"]);
+        let fifo = world.fifo(&id);
+        let init = Target { id: id.clone(), exec: None };
+        world.create_with_stdout(&id, fifo.to_str().unwrap()).await.unwrap();
+        world.ask(|reply| Command::Start(init.clone(), reply)).await.unwrap();
+        // Told after a while although nobody reads, and kept all the same.
+        world.ask(|reply| Command::Wait(init.clone(), reply)).await.unwrap();
+        let read = tokio::task::spawn_blocking(move || fs::read_to_string(fifo).unwrap());
+        assert_eq!(read.await.unwrap(), "last words\n");
+        world.ask(|reply| Command::Delete(init, reply)).await.unwrap();
+        world.nothing_is_left();
+    });
+}
+
+#[test]
+fn an_exec_whose_output_nobody_reads_can_be_removed_and_its_end_is_told() {
+    run(async {
+        let mut world = World::new();
+        let id = world.container("mute", &["/bin/sleep", "99"]);
+        let init = Target { id: id.clone(), exec: None };
+        world.create(&id).await.unwrap();
+        world.ask(|reply| Command::Start(init.clone(), reply)).await.unwrap();
+        let exec = Target { id: id.clone(), exec: Some("e".parse().unwrap()) };
+        let fifo = world.fifo(&id);
+        world.exec_with_stdout(&exec, &["/bin/echo", "unheard"], fifo.to_str().unwrap()).await;
+        while world.ask(|reply| Command::Status(exec.clone(), reply)).await.unwrap().state.exit().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.ask(|reply| Command::Delete(exec.clone(), reply)).await.unwrap();
+        let told = world.events();
+        assert!(told.iter().any(|event| matches!(event, Event::Exited { exec: Some(_), .. })), "{told:?}");
+        let kill = Kill { target: init.clone(), signal: Signal::KILL.as_raw(), all: false };
+        world.ask(|reply| Command::Kill(kill, reply)).await.unwrap();
+        world.ask(|reply| Command::Wait(init.clone(), reply)).await.unwrap();
+        world.ask(|reply| Command::Delete(init, reply)).await.unwrap();
         world.nothing_is_left();
     });
 }

@@ -110,12 +110,16 @@ fn fork_bomb(limit: usize) {
     }
 }
 
+// Lines of 64 bytes that begin with their number, so that a test sees which one is missing.
 fn print(to: &mut impl Write, bytes: usize) -> io::Result<()> {
-    let line: Vec<u8> = (0..64).map(|n| if n == 63 { b'\n' } else { b'a' + n % 26 }).collect();
     let mut left = bytes;
-    while left > 0 {
+    for number in 0.. {
+        if left == 0 {
+            break;
+        }
+        let line = format!("{number:08} {:.<54}\n", "");
         let part = left.min(line.len());
-        to.write_all(&line[..part])?;
+        to.write_all(&line.as_bytes()[..part])?;
         left -= part;
     }
     to.flush()

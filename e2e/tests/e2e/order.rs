@@ -347,7 +347,6 @@ async fn what_was_written_just_before_the_end_is_not_lost() -> Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "not there yet: a reader that opens its fifo after the process has ended finds nothing"]
 async fn output_waits_for_a_reader_that_comes_late() -> Result<()> {
     // containerd's clients open their ends in the background: a quick process can be over before.
     let bench = Bench::new().await?;
@@ -365,7 +364,11 @@ async fn output_waits_for_a_reader_that_comes_late() -> Result<()> {
         anyhow::Ok(())
     };
     let reader = async {
-        tokio::time::sleep(Duration::from_millis(500) * wait::patience()).await;
+        wait::until_ok("the end of the process", || async {
+            ensure!(client.state("c", "").await?.status.enum_value() == Ok(Status::STOPPED));
+            anyhow::Ok(())
+        })
+        .await?;
         let [stdout, stderr] = paths.each_ref().map(|path| Fifo::open_existing(path));
         let (stdout, stderr) = tokio::join!(stdout?.read_to_end(), stderr?.read_to_end());
         anyhow::Ok((stdout?, stderr?))

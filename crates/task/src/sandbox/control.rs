@@ -24,12 +24,8 @@ impl Driver {
         let Some(container) = self.containers.get_mut(&target.id) else {
             return answer(reply, Err(Error::NotFound(target.id.clone())));
         };
-        let told = match &target.exec {
-            None => container.told_exit(),
-            Some(exec) => container.execs.get(exec).and_then(|exec| exec.process.state.exit()),
-        };
         match container.process_mut(target.exec.as_ref()) {
-            Ok(process) => process.wait(told, reply),
+            Ok(process) => process.wait(reply),
             Err(error) => answer(reply, Err(error)),
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::control::SIGKILL;
 use super::{Driver, answer};
 use crate::command::{Command, Deleted, Reply, Target};
-use crate::container::Process;
+use crate::container::{Container, Process};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::mailbox::Message;
@@ -47,24 +47,43 @@ impl Driver {
 
     fn ended(&mut self, target: &Target, effects: Effects) {
         let Some(exit) = effects.ended else { return };
-        match &target.exec {
-            Some(_) => {
-                self.tell_exec_exit(target, exit);
-                self.exec_over(target);
-            }
-            None => self.init_over(&target.id, exit, effects.thaw),
-        }
-    }
-
-    fn tell_exec_exit(&mut self, target: &Target, exit: Exit) {
-        self.tell_oom(&target.id);
         let Some(container) = self.containers.get_mut(&target.id) else { return };
         let Ok(process) = container.process_mut(target.exec.as_ref()) else { return };
-        let pid = process.pid;
-        process.tell_waiters(exit);
-        self.emit(Event::Exited { id: target.id.clone(), exec: target.exec.clone(), pid, exit });
+        process.over(exit, target, &self.mailbox);
+        if target.exec.is_none() {
+            init_over(container, effects.thaw);
+        }
+        self.tell_exit(target);
     }
 
+    pub(super) fn output_read(&mut self, target: &Target) {
+        let Some(container) = self.containers.get_mut(&target.id) else { return };
+        let Ok(process) = container.process_mut(target.exec.as_ref()) else { return };
+        process.unread = false;
+        self.tell_exit(target);
+    }
+
+    fn tell_exit(&mut self, target: &Target) {
+        if let Some(exec) = &target.exec {
+            self.tell_exec_exit(&target.id, exec);
+        }
+        // That of an exec may have been the last thing that the init's waited for.
+        self.tell_init_exit(&target.id);
+    }
+
+    fn tell_exec_exit(&mut self, id: &ContainerId, exec: &ExecId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Ok(process) = container.process_mut(Some(exec)) else { return };
+        let Some(exit) = process.untold_exit.take_if(|_| !process.unread) else { return };
+        self.tell_oom(id);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Ok(process) = container.process_mut(Some(exec)) else { return };
+        let pid = process.pid;
+        process.tell_waiters(exit);
+        self.emit(Event::Exited { id: id.clone(), exec: Some(exec.clone()), pid, exit });
+    }
+
+    // One that never ran: whoever started it knows, and everybody else hears nothing.
     fn exec_over(&mut self, target: &Target) {
         if let Some(container) = self.containers.get_mut(&target.id)
             && let Ok(process) = container.process_mut(target.exec.as_ref())
@@ -75,29 +94,12 @@ impl Driver {
         self.tell_init_exit(&target.id);
     }
 
-    fn init_over(&mut self, id: &ContainerId, exit: Exit, thaw: bool) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        container.untold_exit = Some(exit);
-        if let Some(cgroup) = &container.held.cgroup {
-            let thawed = if thaw { cgroup.thaw() } else { Ok(()) };
-            // In a pid namespace of its own the kernel kills the rest; in a shared one nobody else does
-            // (containerd/containerd#10589).
-            let own = matches!(container.spec.namespaces.pid, Namespace::New);
-            let killed = if own { Ok(()) } else { cgroup.kill() };
-            for error in [thawed.err(), killed.err()].into_iter().flatten() {
-                tracing::warn!(container = %id, %error, "end of the container");
-            }
-        }
-        self.tell_init_exit(id);
-    }
-
-    // Once no exec runs any more: clients stop listening after the end of the init.
     fn tell_init_exit(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        if container.has_live_execs() {
+        if container.init.unread || container.has_live_execs() {
             return;
         }
-        let Some(exit) = container.untold_exit.take() else { return };
+        let Some(exit) = container.init.untold_exit.take() else { return };
         self.tell_oom(id);
         let Some(container) = self.containers.get_mut(id) else { return };
         if let Some(cgroup) = &container.held.cgroup {
@@ -158,7 +160,7 @@ impl Driver {
                 let never_ran = Exit { status: 0, at: SystemTime::now() };
                 let deleted = Deleted { pid: process.pid, exit: process.state.exit().unwrap_or(never_ran) };
                 tokio::task::spawn_local(async move {
-                    drain(process).await;
+                    terminal::drain(process.terminal).await;
                     answer(reply, Ok(deleted));
                 });
             }
@@ -170,7 +172,11 @@ impl Driver {
         let container = self.container_mut(id)?;
         let process = container.process(Some(exec))?;
         process.state.allows(Request::Delete).map_err(|denied| container.denied(denied))?;
-        let taken = container.execs.remove(exec).map(|exec| exec.process);
+        // Who removes it waits for no output any more, but everybody still hears of its end.
+        container.process_mut(Some(exec))?.unread = false;
+        self.tell_exec_exit(id, exec);
+        let taken = self.container_mut(id)?.execs.remove(exec).map(|exec| exec.process);
+        self.tell_init_exit(id);
         taken.ok_or_else(|| Error::ExecNotFound(id.clone(), exec.clone()))
     }
 
@@ -198,18 +204,17 @@ impl Driver {
     fn take_down_if_over(&mut self, id: &ContainerId) {
         let Some(mailbox) = self.mailbox.upgrade() else { return };
         let Some(container) = self.containers.get_mut(id) else { return };
-        if container.deleting.is_none() || container.told_exit().is_none() {
+        if container.deleting.is_none() || container.init.told_exit().is_none() {
             return;
         }
-        let mut processes: Vec<_> =
-            std::mem::take(&mut container.execs).into_values().map(|exec| exec.process).collect();
-        processes.push(container.init.take_streams());
+        let execs = std::mem::take(&mut container.execs).into_values().map(|exec| exec.process.terminal);
+        let terminals: Vec<_> = execs.chain([container.init.terminal.take()]).collect();
         let held = std::mem::take(&mut container.held);
         let id = id.clone();
         tokio::task::spawn_local(async move {
             let outcome = teardown::take_down(held).await;
-            for process in processes {
-                drain(process).await;
+            for terminal in terminals {
+                terminal::drain(terminal).await;
             }
             // The driver outlives its containers; if it is gone all the same, nobody waits for the answer.
             let _ = mailbox.send(Message::TornDown(id, outcome));
@@ -254,7 +259,14 @@ fn started(target: &Target, pid: u32) -> Event {
     }
 }
 
-// The last output must reach its reader before our ends of the streams are closed.
-async fn drain(process: Process) {
-    terminal::drain(process.terminal).await;
+fn init_over(container: &Container, thaw: bool) {
+    let Some(cgroup) = &container.held.cgroup else { return };
+    let thawed = if thaw { cgroup.thaw() } else { Ok(()) };
+    // In a pid namespace of its own the kernel kills the rest; in a shared one nobody else does
+    // (containerd/containerd#10589).
+    let own = matches!(container.spec.namespaces.pid, Namespace::New);
+    let killed = if own { Ok(()) } else { cgroup.kill() };
+    for error in [thawed.err(), killed.err()].into_iter().flatten() {
+        tracing::warn!(container = %container.id, %error, "end of the container");
+    }
 }

@@ -14,7 +14,6 @@ use crate::host::home;
 use crate::mailbox::Born;
 use crate::state::{Exit, Input, State};
 use crate::stdio;
-use crate::terminal::Terminal;
 use crate::watch::not_started_status;
 
 impl Driver {
@@ -67,12 +66,9 @@ impl Driver {
             return;
         };
         let process = &mut process.process;
-        let attached = born.map(|created| {
-            created.terminal.map(|master| Terminal::attach(master, &process.stdio)).transpose()
-        });
+        let attached = born.map(|created| created.terminal.map_or(Ok(()), |master| process.attach(master)));
         match attached {
-            Ok(Ok(terminal)) => {
-                process.terminal = terminal;
+            Ok(Ok(())) => {
                 // The watcher is there until the process has ended.
                 let _ = process.gate.take().map(|gate| gate.send(()));
             }

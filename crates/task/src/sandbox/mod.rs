@@ -113,6 +113,7 @@ impl Driver {
             Notice::Started => self.moved(target, Input::Started, None),
             Notice::NotStarted(error, exit) => self.moved(target, Input::NotStarted(exit), Some(error)),
             Notice::Exited(exit) => self.moved(target, Input::Exit(exit), None),
+            Notice::OutputRead => self.output_read(target),
             Notice::Oom => self.tell_oom(&target.id),
             Notice::Frozen(frozen) => self.frozen(&target.id, frozen),
         }

@@ -133,11 +133,16 @@ impl World {
     }
 
     pub(crate) async fn exec(&self, target: &Target, args: &[&str]) {
+        self.exec_with_stdout(target, args, "").await;
+    }
+
+    pub(crate) async fn exec_with_stdout(&self, target: &Target, args: &[&str], stdout: &str) {
+        let stdio = StdioPaths { stdout: stdout.to_owned(), ..StdioPaths::default() };
         let exec = Exec {
             id: target.id.clone(),
             exec: target.exec.clone().unwrap(),
             process: exec_process(args),
-            stdio: StdioPaths::default(),
+            stdio,
         };
         self.ask(|reply| Command::Exec(Box::new(exec), reply)).await.unwrap();
         self.ask(|reply| Command::Start(target.clone(), reply)).await.unwrap();
