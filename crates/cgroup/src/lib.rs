@@ -5,6 +5,7 @@
 //! [`Layout`] says how this machine mounts cgroups; a [`Cgroup`] is one container's directory in each hierarchy.
 #![forbid(unsafe_code)]
 
+mod apply;
 mod cgroup;
 mod controller;
 mod devices;
