@@ -5,10 +5,12 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cri::Cri;
@@ -26,6 +28,15 @@ pub const TTRPC_SOCKET: &str = "/run/containerd/containerd.sock.ttrpc";
 
 /// The pod network of the rig.
 pub const POD_SUBNET: &str = "10.166.0.0/16";
+
+/// A pod network of CRI: its list of plugins and the folder with their programs.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// The list, as it lies in the folder of configurations.
+    pub list: serde_json::Value,
+    /// Where the plugins' programs are.
+    pub plugins: PathBuf,
+}
 
 /// A running daemon. Dropping it stops it.
 #[derive(Debug)]
@@ -51,11 +62,22 @@ impl Containerd {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(world: &World, extra: &str) -> Result<Self> {
+        let list = pod_network(&world.dir().join("containerd"));
+        Self::start_on(world, &Network { list, plugins: cni_plugins() }, extra).await
+    }
+
+    /// As [`Self::start_with`], with another pod network than the rig's.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(world: &World, network: &Network, extra: &str) -> Result<Self> {
         let root = world.dir().join("containerd");
         fs::create_dir_all(root.join("cni")).context("make containerd's folders")?;
         let config = root.join("config.toml");
-        fs::write(&config, configuration(&root) + extra).context("write containerd's configuration")?;
-        fs::write(root.join("cni/10-e2e.conflist"), pod_network(&root)).context("write the pod network")?;
+        fs::write(&config, configuration(&root, &network.plugins) + extra)
+            .context("write containerd's configuration")?;
+        fs::write(root.join("cni/10-e2e.conflist"), network.list.to_string())
+            .context("write the pod network")?;
         let log = root.join("log");
         let mut containerd = Self { root, log, config, child: None, namespace: world.id().to_owned() };
         containerd.launch().await?;
@@ -107,7 +129,22 @@ impl Containerd {
             .spawn()
             .context("start containerd: is it installed?")?;
         self.child = Some(child);
-        wait::until_ok("containerd", || async { self.ctr().run(["version"]).await?.ok() }).await?;
+        self.ready().await
+    }
+
+    /// Waits until the daemon listens: then all its plugins are loaded.
+    async fn ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while UnixStream::connect(SOCKET).is_err() {
+            let ended =
+                self.child.as_mut().map(Child::try_wait).transpose().context("look after containerd")?;
+            if let Some(Some(status)) = ended {
+                self.child = None;
+                bail!("containerd ended with {status}\n{}", self.last_words());
+            }
+            ensure!(start.elapsed() < wait::limit(), "containerd does not listen\n{}", self.last_words());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(())
     }
 
@@ -128,14 +165,12 @@ impl Containerd {
         Ctr::new(SOCKET, "k8s.io")
     }
 
-    /// Puts the probe image where `ctr run` finds it.
+    /// Puts the images where `ctr run` finds them.
     ///
     /// # Errors
-    /// When it cannot be built or imported.
+    /// When they cannot be built or imported.
     pub async fn import_probe(&self) -> Result<()> {
-        let archive = image::probe(&self.root)?;
-        self.ctr().run(["images", "import", &archive.to_string_lossy()]).await?.ok()?;
-        Ok(())
+        import(&self.ctr()).await
     }
 
     /// Puts pause and probe image where CRI finds them, and gives the client once the daemon knows them.
@@ -143,9 +178,7 @@ impl Containerd {
     /// # Errors
     /// When an image cannot be built or imported or the CRI plugin does not become ready.
     pub async fn cri(&self) -> Result<Cri> {
-        for archive in [image::pause(&self.root)?, image::probe(&self.root)?] {
-            self.ctr_k8s().run(["images", "import", &archive.to_string_lossy()]).await?.ok()?;
-        }
+        import(&self.ctr_k8s()).await?;
         let cri = self.cri_client()?;
         for name in [image::PAUSE, image::PROBE] {
             wait::until_ok(name, || cri.image(name)).await?;
@@ -189,6 +222,11 @@ impl Containerd {
     }
 }
 
+async fn import(ctr: &Ctr) -> Result<()> {
+    ctr.run(["images", "import", &image::archive()?.to_string_lossy()]).await?.ok()?;
+    Ok(())
+}
+
 fn is_routine(line: &str) -> bool {
     line.contains("level=info") || line.contains("level=debug")
 }
@@ -209,12 +247,11 @@ fn daemon_path() -> Result<std::ffi::OsString> {
     Ok(env::join_paths(std::iter::once(built).chain(programs::search_path()))?)
 }
 
-fn configuration(root: &Path) -> String {
-    let root = root.display();
+fn configuration(root: &Path, plugins: &Path) -> String {
+    let (root, plugins) = (root.display(), plugins.display());
     let handlers: String = [Runtime::Dunnage, Runtime::Runc].map(handler).concat();
     let default = Runtime::under_test().handler();
     let pause = image::PAUSE;
-    let plugins = cni_plugins().display().to_string();
     format!(
         r#"version = 2
 root = "{root}/root"
@@ -265,7 +302,7 @@ fn cni_plugins() -> PathBuf {
 }
 
 /// A bridge with leases from a file; masquerade would need kernel modules that not every machine has.
-fn pod_network(root: &Path) -> String {
+fn pod_network(root: &Path) -> serde_json::Value {
     let leases = root.join("leases");
     serde_json::json!({
         "cniVersion": "0.4.0",
@@ -283,5 +320,4 @@ fn pod_network(root: &Path) -> String {
             },
         }],
     })
-    .to_string()
 }
