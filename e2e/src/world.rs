@@ -244,13 +244,14 @@ fn move_to(dir: &Path) -> Result<()> {
         .with_context(|| format!("move into {}", dir.display()))
 }
 
-/// Ends every process in cgroups that carry `id`, except the caller.
+/// Ends every process in cgroups that carry `id`, except the caller, and reaps the caller's children among them.
+/// Who is left to the machine's own init is gone once it has ended: that init may take its time to notice.
 fn kill_all(id: &str) {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    for _ in 0..1000 {
-        let mut left =
-            Process::all().into_iter().filter(|process| process.pid != own && process.is_in(id)).peekable();
-        if left.peek().is_none() {
+    for _ in 0..5000 {
+        let others = Process::all().into_iter().filter(|process| process.pid != own && process.is_in(id));
+        let left: Vec<_> = others.filter(|process| !process.is_zombie() || process.parent == own).collect();
+        if left.is_empty() {
             return;
         }
         for process in left {
@@ -261,7 +262,7 @@ fn kill_all(id: &str) {
                 _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
             }
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
