@@ -1,7 +1,8 @@
 //! A census of what a test can leave behind: taken before and after, it must be equal.
 //!
 //! It counts mounts, cgroups in every hierarchy, network namespaces and links, processes and zombies, files and
-//! folders below `/run`, listening sockets, address leases and containerd's work folders. Of the machine itself
+//! folders below `/run`, listening sockets, address leases, what nftables and the routing table have, and
+//! containerd's work folders. Of the machine itself
 //! it counts only what carries the world's id, because others may work there too; with `CENSUS=machine` (set in
 //! CI, where nothing else runs) every mount, cgroup and link of the machine counts that is not another world's.
 
@@ -10,12 +11,14 @@ use std::env;
 use std::fmt;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::cgroup;
 use crate::process;
+use crate::programs::installed;
 use crate::wait;
 use crate::world::{self, World};
 
@@ -24,6 +27,9 @@ const SETTLE: Duration = Duration::from_secs(20);
 
 /// What the shim has learnt about the machine's containerd, once for every version of it.
 const ANSWERS: &str = "/run/dunnage/.containerd";
+
+/// The bridge of the rig's pod network stays, as on a node: it belongs to the network, not to a pod.
+const BRIDGE: &str = "e2e0";
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +54,10 @@ pub enum Kind {
     Socket,
     /// An address taken from the pod network.
     Lease,
+    /// A line or an element of nftables in the world's namespace.
+    Firewall,
+    /// An IPv4 route of the world's namespace.
+    Route,
     /// A work folder of containerd on disk.
     WorkDir,
 }
@@ -65,6 +75,8 @@ impl fmt::Display for Kind {
             Self::File => "file",
             Self::Socket => "listening socket",
             Self::Lease => "address lease",
+            Self::Firewall => "line of nftables",
+            Self::Route => "route",
             Self::WorkDir => "work folder",
         })
     }
@@ -103,6 +115,8 @@ impl Census {
             (Kind::File, files(world)),
             (Kind::Socket, sockets()?),
             (Kind::Lease, leases(world)),
+            (Kind::Firewall, firewall()?),
+            (Kind::Route, routes()?),
             (Kind::WorkDir, work_dirs(world)),
         ]);
         Ok(Self { items })
@@ -189,8 +203,7 @@ fn links(who: &str) -> Result<BTreeSet<String>> {
     let path = format!("/proc/{who}/net/dev");
     let table = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let name = |line: &str| line.split_once(':').map(|(name, _)| name.trim().to_owned());
-    // The bridge of the pod network stays, as on a node: it belongs to the network, not to a pod.
-    Ok(table.lines().filter_map(name).filter(|name| name != "e2e0").collect())
+    Ok(table.lines().filter_map(name).filter(|name| name != BRIDGE).collect())
 }
 
 /// Everything below `/run`, which is the world's own, except the folders that belong to no single container.
@@ -251,9 +264,47 @@ fn sockets() -> Result<BTreeSet<String>> {
     Ok(sockets)
 }
 
+/// Of the reference plugin a file each, of ours a word each that says who has the place in its table.
 fn leases(world: &World) -> BTreeSet<String> {
     let is_address = |name: &String| name.parse::<std::net::IpAddr>().is_ok();
-    names(&world.dir().join("containerd/leases/e2e")).filter(is_address).collect()
+    let of_reference = names(&world.dir().join("containerd/leases/e2e")).filter(is_address);
+    let tables = names(Path::new(LEASE_TABLES)).filter(|name| name.ends_with(".tab"));
+    of_reference.chain(tables.flat_map(|table| places(&table))).collect()
+}
+
+/// Where `dunnage-cni` keeps its lease tables.
+const LEASE_TABLES: &str = "/run/dunnage/ipam";
+
+/// A page says how many words there are; then comes a word for each place, whose lowest two bits are zero while
+/// nobody has it.
+fn places(table: &str) -> Vec<String> {
+    const WORDS_AT: usize = 4096;
+    const COUNT_AT: usize = 132;
+    let bytes = fs::read(Path::new(LEASE_TABLES).join(table)).unwrap_or_default();
+    let word = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+    let count = word(COUNT_AT).map_or(0, |count| count as usize);
+    let is_taken = |place: &usize| word(WORDS_AT + 4 * place).is_some_and(|word| word & 0b11 != 0);
+    (0..count).filter(is_taken).map(|place| format!("place {place} of {table}")).collect()
+}
+
+/// By line, and where a line is a list of elements, by element: their order is the kernel's.
+fn firewall() -> Result<BTreeSet<String>> {
+    let output = Command::new(installed("nft")?).args(["list", "ruleset"]).output().context("start nft")?;
+    ensure!(output.status.success(), "nft list ruleset: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let items = text.split(['\n', ',', '{', '}']).map(str::trim).filter(|item| !item.is_empty());
+    Ok(items.map(str::to_owned).collect())
+}
+
+/// Link, destination and mask of each, as the kernel writes them.
+fn routes() -> Result<BTreeSet<String>> {
+    let table = fs::read_to_string("/proc/thread-self/net/route").context("read routes")?;
+    let routes = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let item = |words: Vec<&str>| match words[..] {
+        [link, to, _, _, _, _, _, mask, ..] if link != BRIDGE => Some(format!("{to}/{mask} by {link}")),
+        _ => None,
+    };
+    Ok(routes.filter_map(item).collect())
 }
 
 fn work_dirs(world: &World) -> BTreeSet<String> {
