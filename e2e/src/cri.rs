@@ -373,7 +373,11 @@ pub struct LogLine {
     pub text: String,
 }
 
-fn parse_log(path: &Path) -> Result<Vec<LogLine>> {
+/// The lines of a log by its path.
+///
+/// # Errors
+/// When there is no such log.
+pub fn parse_log(path: &Path) -> Result<Vec<LogLine>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     text.lines()
         .map(|line| {
