@@ -1,6 +1,6 @@
 //! ADD: gives a container its interface.
 
-use dunnage_net::PodNetwork;
+use dunnage_net::{LinkOptions, PodNetwork};
 
 use crate::conf::{Conf, Role};
 use crate::env::Environment;
@@ -10,7 +10,7 @@ use crate::{loopback, output, result};
 pub(crate) fn run(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     match conf.role {
         Role::Loopback => loopback::add(environment, conf),
-        Role::Ports => open_ports(environment, conf),
+        Role::Addition => add_to(environment, conf),
         Role::Interface => attach(environment, conf),
     }
 }
@@ -29,24 +29,23 @@ fn attach(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     told.inspect_err(|_| drop(network.detach(owner)))
 }
 
-/// Behind itself in the list, in the place of `portmap`, `bandwidth` or `firewall`.
-fn open_ports(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
-    if !conf.request.ports.is_empty() {
+/// Behind itself in the list, in the place of `portmap`, `bandwidth`, `tuning` or `firewall`.
+fn add_to(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
+    let request = &conf.request;
+    if request.mac.is_some() {
+        return Err(Error::new(INVALID_CONFIG, "mac can be asked for only where the interface is made")
+            .because("put it, or its capability, into the configuration that has ipam"));
+    }
+    let asks_for_interface = request.to_pod.is_some() || request.from_pod.is_some();
+    let asks_for_link = request.link != LinkOptions::default() || !request.sysctls.is_empty();
+    if asks_for_interface || asks_for_link || !request.ports.is_empty() {
         let mut network = PodNetwork::open(conf.network.clone())?;
         let owner = environment.owner()?;
         if network.attachment(owner)?.is_none() {
-            return Err(Error::new(INVALID_CONFIG, "host ports are supported for pods of this plugin only")
+            return Err(Error::new(INVALID_CONFIG, "only pods of this plugin can be given more")
                 .because(format!("{owner} was attached by another plugin of the list")));
         }
-        network.open_ports(owner, &conf.request.ports)?;
-    }
-    let asks_for_more = conf.request.to_pod.is_some() || conf.request.from_pod.is_some();
-    if asks_for_more || !conf.request.sysctls.is_empty() || conf.request.mac.is_some() {
-        return Err(Error::new(
-            INVALID_CONFIG,
-            "only host ports can be asked for behind the plugin that makes the interface",
-        )
-        .because("put bandwidth, sysctl and mac, or their capabilities, into its configuration"));
+        network.add_to_pod(owner, &environment.netns()?, request)?;
     }
     output::json(&result::passed_on(conf))
 }

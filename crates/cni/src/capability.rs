@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dunnage_net::{HostPort, Mac, PodRequest, Protocol, Shape};
+use dunnage_net::{HostPort, LinkOptions, Mac, PodRequest, Protocol, Shape};
 use ipnet::IpNet;
 
 use crate::env::Environment;
@@ -53,7 +53,19 @@ pub(crate) fn request(fields: &Fields<'_>, environment: &Environment) -> Result<
         alias: alias(runtime.as_ref(), environment)?,
         to_pod,
         from_pod,
+        link: link(fields)?,
         sysctls: sysctls(fields, environment)?,
+    })
+}
+
+/// As for `tuning`. The MTU is that of the network, unless this comes behind the plugin that made the interface.
+fn link(fields: &Fields<'_>) -> Result<LinkOptions> {
+    let mtu = if fields.get("ipam").is_some() { None } else { fields.number("mtu")?.filter(|mtu| *mtu > 0) };
+    Ok(LinkOptions {
+        promiscuous: fields.flag("promisc")?.unwrap_or(false),
+        all_multicast: fields.flag("allmulti")?.unwrap_or(false),
+        queue_length: fields.number("txQLen")?,
+        mtu,
     })
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn run(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     let Some(attachment) = network.attachment(owner)? else {
         return Err(different(&[format!("{owner} has no address lease")]));
     };
-    if conf.role == Role::Ports {
+    if conf.role == Role::Addition {
         // The plugin before is this one, and has compared everything else.
         return network
             .wrong_ports(owner, &conf.request.ports)

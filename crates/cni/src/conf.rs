@@ -81,8 +81,8 @@ pub(crate) enum Role {
     Interface,
     /// It brings loopback up: its type, and so the name of the program, is `loopback`.
     Loopback,
-    /// It has no addresses to give, and comes behind itself: it opens host ports.
-    Ports,
+    /// It has no addresses to give, and comes behind itself: it adds host ports, limits and options to a pod.
+    Addition,
 }
 
 /// A configuration that can be used.
@@ -100,7 +100,7 @@ pub(crate) struct Conf<'a> {
 
 impl<'a> Conf<'a> {
     pub(crate) fn parse(fields: &Fields<'a>, version: Version, environment: &Environment) -> Result<Self> {
-        let role = role(fields)?;
+        let role = role(fields, environment)?;
         let prev_result = fields.get("prevResult");
         let mut conf = Self {
             version,
@@ -179,13 +179,19 @@ fn name(fields: &Fields<'_>) -> Result<NetworkName> {
     checked.map_err(|error| Error::config("name cannot be used").because(error))
 }
 
-fn role(fields: &Fields<'_>) -> Result<Role> {
+fn role(fields: &Fields<'_>, environment: &Environment) -> Result<Role> {
     if fields.text("type")? == Some("loopback") {
         return Ok(Role::Loopback);
     }
-    let behind_itself = fields.get("ipam").is_none() && fields.get("prevResult").is_some();
-    Ok(if behind_itself { Role::Ports } else { Role::Interface })
+    // STATUS comes without prevResult: there the keys tell.
+    let adds = environment.owner().is_err() && !MAKERS_KEYS.iter().any(|key| fields.get(key).is_some());
+    let comes_behind = fields.get("prevResult").is_some() || adds;
+    Ok(if fields.get("ipam").is_none() && comes_behind { Role::Addition } else { Role::Interface })
 }
+
+/// Keys of `bridge` that only the maker of an interface has.
+const MAKERS_KEYS: &[&str] =
+    &["bridge", "isGateway", "isDefaultGateway", "ipMasq", "mode", "hairpinMode", "promiscMode", "vlan"];
 
 /// Routed, unless what is asked for is a matter of bridges.
 fn mode(fields: &Fields<'_>) -> Result<Mode> {
@@ -229,10 +235,6 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     for key in ["shapedSubnets", "unshapedSubnets"] {
         fields.refuse_if(key, filled(key)?, "bandwidth is limited whoever the pod talks to")?;
     }
-    for key in ["promisc", "allmulti"] {
-        fields.refuse_if(key, on(key)?, "set it inside the pod")?;
-    }
-    fields.refuse_if("txQLen", fields.get("txQLen").is_some(), "set it inside the pod")?;
     let policy = fields.text("ingressPolicy")?.is_some_and(|policy| policy != "open");
     fields.refuse_if("ingressPolicy", policy, "use a network policy")?;
     let hairpin_and_promiscuous = on("hairpinMode")? && on("promiscMode")?;

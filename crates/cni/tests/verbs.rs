@@ -432,7 +432,65 @@ fn a_list_with_portmap_works_when_both_types_are_changed() {
         world.del(&pod, &world.config());
         let other = world.pod("other");
         let (code, msg, _) = world.run("ADD", &other, &portmap).error();
-        assert_eq!((code, msg.as_str()), (7, "host ports are supported for pods of this plugin only"));
+        assert_eq!((code, msg.as_str()), (7, "only pods of this plugin can be given more"));
+    });
+}
+
+#[test]
+fn bandwidth_and_tuning_work_behind_it_when_their_types_are_changed() {
+    on_fresh_host(|world| {
+        let pod = world.pod("pod");
+        let result = world.add(&pod, &world.config());
+        let behind = json!({"cniVersion": "1.0.0", "name": "net", "type": "dunnage-cni", "stateDir": world.path("state"),
+            "prevResult": result});
+        let bandwidth = merged(
+            behind.clone(),
+            &json!({"capabilities": {"bandwidth": true}, "runtimeConfig":
+            {"bandwidth": {"IngressRate": 8_000_000, "IngressBurst": 4_294_967_295u64, "EgressRate": 0, "EgressBurst": 0}}}),
+        );
+        let tuning = merged(
+            behind.clone(),
+            &json!({"promisc": true, "allmulti": true, "txQLen": 77, "mtu": 1400,
+            "sysctl": {"net.core.somaxconn": "500"}}),
+        );
+        for more in [&bandwidth, &tuning] {
+            assert_eq!(world.run("ADD", &pod, more).ok(), result);
+        }
+        assert!(ip("link show dnp0a580002").contains("tbf"));
+        let link = pod.run(|| ip("-d link show eth0"));
+        for says in ["PROMISC", "ALLMULTI", "qlen 77", "mtu 1400"] {
+            assert!(link.contains(says), "{says}: {link}");
+        }
+        assert!(ip("link show dnp0a580002").contains("mtu 1400"), "both ends");
+        assert_eq!(
+            pod.run(|| std::fs::read_to_string("/proc/sys/net/core/somaxconn")).unwrap().trim(),
+            "500"
+        );
+        let mac = merged(behind, &json!({"mac": "02:00:00:00:00:01"}));
+        assert_eq!(world.run("ADD", &pod, &mac).error().0, 7);
+        // In one entry they do the same.
+        let other = world.pod("other");
+        world.add(&other, &world.config_with(&json!({"promisc": true, "txQLen": 78})));
+        let link = other.run(|| ip("-d link show eth0"));
+        assert!(link.contains("PROMISC") && link.contains("qlen 78"), "{link}");
+    });
+}
+
+#[test]
+fn status_is_asked_of_every_entry_of_a_list() {
+    on_fresh_host(|world| {
+        let entry = |keys: &Value| {
+            let config = json!({"cniVersion": "1.1.0", "name": "net", "type": "dunnage-cni", "stateDir": world.path("state")});
+            world.run_alone("STATUS", &merged(config, keys))
+        };
+        for behind in [
+            json!({"capabilities": {"portMappings": true}, "snat": true}),
+            json!({"backend": "iptables"}),
+            json!({"capabilities": {"bandwidth": true}}),
+        ] {
+            assert!(entry(&behind).ok().is_null(), "{behind}");
+        }
+        assert_eq!(entry(&json!({"bridge": "cni0", "isGateway": true})).error().1, "ipam is missing");
     });
 }
 

@@ -8,7 +8,7 @@ use crate::attachment::HOST_END;
 use crate::lease::{LeaseState, LockedLeases};
 use crate::nft::{Elements, NftSocket, PodPorts};
 use crate::route::{Bridge, Link, RouteSocket};
-use crate::{Error, IfName, Mac, Mode, NetworkConfig, Result, sysctl};
+use crate::{Error, IfName, LinkOptions, Mac, Mode, NetworkConfig, Result, sysctl};
 
 const FORWARD4: &str = "ipv4/ip_forward";
 const FORWARD6: &str = "ipv6/conf/all/forwarding";
@@ -158,7 +158,7 @@ impl Host {
             self.set_up_bridge(&link)?;
         }
         if self.config.bridging.promiscuous && !link.promiscuous {
-            self.route.make_promiscuous(&name)?;
+            self.route.set_options(&link, &LinkOptions { promiscuous: true, ..Default::default() })?;
         }
         Ok(link.index)
     }

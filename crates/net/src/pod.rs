@@ -9,7 +9,7 @@ use crate::nft::PodPorts;
 use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Way};
 use crate::undo::Undo;
 use crate::work::Work;
-use crate::{Error, HostPort, IfName, Mode, Netns, NetworkConfig, PodRequest, Result, sysctl};
+use crate::{Error, HostPort, IfName, LinkOptions, Mode, Netns, NetworkConfig, PodRequest, Result, sysctl};
 
 /// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
 const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
@@ -304,6 +304,11 @@ fn configure_pod_end(
         };
         let routes = &config.routes;
         route.configure_pod_end(&PodEnd { name, index, addresses: &addresses, gateway_mac, routes })?;
+        if request.link != LinkOptions::default()
+            && let Some(link) = route.link_at(index)?
+        {
+            route.set_options(&link, &request.link)?;
+        }
         if let Some(shape) = request.from_pod {
             route.shape(index, name.as_str(), shape)?;
         }

@@ -11,7 +11,7 @@ use super::ip::add_address;
 use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
-use crate::{Error, IfName, Mac, Result};
+use crate::{Error, IfName, LinkOptions, Mac, Result};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -102,13 +102,21 @@ impl RouteSocket {
         Ok(self.channel.exchange(&[up(link.index, &link.name)], |_| {})?)
     }
 
-    /// Lets a link receive every frame.
-    pub(crate) fn make_promiscuous(&mut self, name: &IfName) -> Result<()> {
+    /// Sets what differs from the kernel's defaults.
+    pub(crate) fn set_options(&mut self, link: &Link, options: &LinkOptions) -> Result<()> {
+        if *options == LinkOptions::default() {
+            return Ok(());
+        }
+        let mut flags = LinkFlags::empty();
+        flags.set(LinkFlags::Promisc, options.promiscuous);
+        flags.set(LinkFlags::Allmulti, options.all_multicast);
         let mut message = LinkMessage::default();
-        message.header.flags = LinkFlags::Promisc;
-        message.header.change_mask = LinkFlags::Promisc;
-        message.attributes = vec![LinkAttribute::IfName(name.to_string())];
-        let set = request(RTM_NEWLINK, 0, &message, format!("make {name} promiscuous"));
+        message.header.index = link.index;
+        message.header.flags = flags;
+        message.header.change_mask = flags;
+        message.attributes.extend(options.queue_length.map(LinkAttribute::TxQueueLen));
+        message.attributes.extend(options.mtu.map(LinkAttribute::Mtu));
+        let set = request(RTM_NEWLINK, 0, &message, format!("set options of link {}", link.name));
         Ok(self.channel.exchange(&[set], |_| {})?)
     }
 
