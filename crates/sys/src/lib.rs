@@ -18,6 +18,7 @@ pub mod fifo;
 pub mod flock;
 #[cfg(feature = "guard-allocator")]
 pub mod guard;
+pub mod heap;
 pub mod hold;
 pub mod identity;
 pub mod image_file;
