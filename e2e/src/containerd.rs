@@ -1,6 +1,6 @@
-//! A private containerd in a world: its configuration, start, stop and restart.
+//! A private containerd in a world: start, stop and restart, its images and its pod network.
 //!
-//! The daemon is the machine's; everything it keeps lies in the world. It finds the shim under test because the
+//! The daemon is that of the line under test; everything it keeps lies in the world. It finds the shim under test because the
 //! folder of built programs comes first in its `PATH`, as on a node where dunnage was installed.
 
 use std::env;
@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::cri::Cri;
 use crate::ctr::Ctr;
 use crate::image;
-use crate::programs::{self, Runtime};
+use crate::line::Line;
+use crate::programs;
 use crate::wait;
 use crate::world::World;
 
@@ -74,8 +75,8 @@ impl Containerd {
         let root = world.dir().join("containerd");
         fs::create_dir_all(root.join("cni")).context("make containerd's folders")?;
         let config = root.join("config.toml");
-        fs::write(&config, configuration(&root, &network.plugins) + extra)
-            .context("write containerd's configuration")?;
+        let configuration = Line::under_test()?.configuration(&root, &network.plugins);
+        fs::write(&config, configuration + extra).context("write containerd's configuration")?;
         fs::write(root.join("cni/10-e2e.conflist"), network.list.to_string())
             .context("write the pod network")?;
         let log = root.join("log");
@@ -245,51 +246,6 @@ impl Drop for Containerd {
 fn daemon_path() -> Result<std::ffi::OsString> {
     let built = programs::build_dir()?;
     Ok(env::join_paths(std::iter::once(built).chain(programs::search_path()))?)
-}
-
-fn configuration(root: &Path, plugins: &Path) -> String {
-    let (root, plugins) = (root.display(), plugins.display());
-    let handlers: String = [Runtime::Dunnage, Runtime::Runc].map(handler).concat();
-    let default = Runtime::under_test().handler();
-    let pause = image::PAUSE;
-    format!(
-        r#"version = 2
-root = "{root}/root"
-state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
-
-[grpc]
-  address = "{SOCKET}"
-
-[debug]
-  level = "debug"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{root}/opt"
-
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{pause}"
-  restrict_oom_score_adj = true
-  disable_tcp_service = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "10010"
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-  bin_dir = "{plugins}"
-  conf_dir = "{root}/cni"
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
-  default_runtime_name = "{default}"
-{handlers}"#
-    )
-}
-
-fn handler(runtime: Runtime) -> String {
-    format!(
-        "\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{}]\n  runtime_type = \"{}\"\n",
-        runtime.handler(),
-        runtime.type_name()
-    )
 }
 
 /// Where distributions put the reference plugins.

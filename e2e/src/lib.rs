@@ -17,6 +17,7 @@ pub mod events;
 pub mod footprint;
 pub mod history;
 pub mod image;
+pub mod line;
 pub mod load;
 pub mod process;
 pub mod programs;
