@@ -1,0 +1,433 @@
+//! The pod network as users get it: containerd's CRI with `dunnage-cni` as its only plugin, and with a list of the
+//! reference plugins in which the types were changed. The shim has no part in it, so all of it runs on the
+//! reference shim as well.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use dunnage_e2e::census::Census;
+use dunnage_e2e::containerd::{Containerd, Network};
+use dunnage_e2e::cri::{self, Cri, Pod, api};
+use dunnage_e2e::wait;
+use dunnage_e2e::world::World;
+use serde_json::{Value, json};
+
+use crate::place::{OUTSIDE, OUTSIDE6, PATIENCE, Place, UPLINK, UPLINK6, connects, run};
+
+const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+/// A node whose pods are on our plugin's network, with an uplink to somebody who knows no way to pods.
+struct Node {
+    before: Census,
+    host: Place,
+    outside: Place,
+    cri: Cri,
+    containerd: Containerd,
+    world: World,
+}
+
+impl Node {
+    /// The network itself is made by the first pod and stays, as the bridge of the reference plugin does.
+    async fn new(plugins: &Value) -> Result<Self> {
+        let world = World::enter()?;
+        let outside = Place::outside()?;
+        let programs = world.dir().join("plugins");
+        fs::create_dir(&programs)?;
+        let plugin = dunnage_e2e::programs::built("dunnage-cni")?;
+        // containerd has the plugin `loopback` run for every pod; a link of that name is one.
+        for name in ["dunnage-cni", "loopback"] {
+            symlink(&plugin, programs.join(name))?;
+        }
+        let list = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": plugins});
+        let containerd = Containerd::start_on(&world, &Network { list, plugins: programs }, "").await?;
+        let cri = containerd.cri().await?;
+        let first = cri.run_pod(cri::pod(&world, "first")).await.with_context(|| containerd.last_words())?;
+        cri.remove_pod(&first).await?;
+        // Its interface goes in the background, and would be missed if it were counted.
+        let has_settled = || {
+            let links = run("ip", "-o link").ok()?;
+            let gone = !links.contains(": dnp") && world.processes_named("dunnage-cni").is_empty();
+            gone.then_some(())
+        };
+        wait::until("the end of the first pod", has_settled).await?;
+        let before = Census::take(&world)?;
+        let node = Self { before, host: Place::host()?, outside, cri, containerd, world };
+        Ok(node)
+    }
+
+    async fn pod(&self, name: &str, change: impl FnOnce(&mut api::PodSandboxConfig)) -> Result<Pod> {
+        let mut config = cri::pod(&self.world, name);
+        change(&mut config);
+        self.cri.run_pod(config).await.with_context(|| self.containerd.last_words())
+    }
+
+    async fn plain(&self, name: &str) -> Result<Pod> {
+        self.pod(name, |_| {}).await
+    }
+
+    /// The addresses that the runtime reports for a pod.
+    async fn addresses(&self, pod: &Pod) -> Result<Vec<IpAddr>> {
+        let network = self.cri.pod(pod).await?.network.context("no pod network")?;
+        let more = network.additional_ips.into_iter().map(|ip| ip.ip);
+        std::iter::once(network.ip).chain(more).map(|ip| ip.parse().with_context(|| ip.clone())).collect()
+    }
+
+    async fn place(&self, pod: &Pod) -> Result<Place> {
+        let info = self.cri.pod_info(pod).await?;
+        let pid = info["pid"].as_i64().with_context(|| format!("no pid in {info}"))?;
+        Place::open(Path::new(&format!("/proc/{pid}/ns/net")))
+    }
+
+    async fn require_nothing_left(&self) -> Result<()> {
+        let same = self.before.require_same(&self.world).await;
+        same.with_context(|| self.containerd.last_words())
+    }
+}
+
+/// Dual stack, host ports and masquerade by one entry.
+fn alone() -> Value {
+    json!([{
+        "type": "dunnage-cni",
+        "ipMasq": true,
+        "capabilities": {"portMappings": true, "bandwidth": true, "dns": true},
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        },
+    }])
+}
+
+/// What containerd's own script installs, with `firewall` and `bandwidth`, after each `type` was changed.
+fn renamed(mode: &str) -> Value {
+    json!([
+        {
+            "type": "dunnage-cni",
+            "mode": mode,
+            "bridge": "cni0",
+            "isGateway": true,
+            "ipMasq": true,
+            "promiscMode": true,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": "10.88.0.0/16"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        },
+        {"type": "dunnage-cni", "capabilities": {"portMappings": true}, "snat": true},
+        {"type": "dunnage-cni", "capabilities": {"bandwidth": true}},
+        {"type": "dunnage-cni", "backend": "iptables"},
+    ])
+}
+
+fn port(protocol: api::Protocol, host: i32, container: i32, host_ip: &str) -> api::PortMapping {
+    let mut port = api::PortMapping { container_port: container, host_port: host, ..Default::default() };
+    port.set_protocol(protocol);
+    port.host_ip = host_ip.to_owned();
+    port
+}
+
+fn web(host: i32) -> api::PortMapping {
+    port(api::Protocol::Tcp, host, 80, "")
+}
+
+#[tokio::test]
+async fn pods_have_the_addresses_that_are_reported_and_reach_each_other_the_host_and_outside() -> Result<()> {
+    let node = Node::new(&alone()).await?;
+    let (a, b) = (node.plain("a").await?, node.plain("b").await?);
+    let (to_a, to_b) = (node.addresses(&a).await?, node.addresses(&b).await?);
+    ensure!(to_a.len() == 2 && to_a[0].is_ipv4() && to_a[1].is_ipv6(), "{to_a:?}");
+    let server = node.cri.run_container(&a, cri::container("server", &["probe", "serve", "80"])).await?;
+    let client = node.cri.run_container(&b, cri::container("client", &["sleep", "1000"])).await?;
+    let serves = || cri::log(&node.world, "server").ok().filter(|lines| !lines.is_empty());
+    wait::until("a server in the pod", serves).await?;
+    let at = format!("{}:80", to_a[0]);
+    ensure!(node.cri.exec_ok(&client, &["probe", "connect", &at]).await? == "a\n", "pod to pod");
+    let shown = node.cri.show(&server).await?;
+    ensure!(shown["interfaces"] == json!(["eth0", "lo"]), "{}", shown["interfaces"]);
+    let resolv = node.cri.exec_ok(&client, &["cat", "/etc/resolv.conf"]).await?;
+    ensure!(resolv == "nameserver 10.166.0.1\n", "{resolv}");
+
+    let (in_a, in_b) = (node.place(&a).await?, node.place(&b).await?);
+    for family in 0..2 {
+        let (to_a, to_b) = (to_a[family], to_b[family]);
+        let (outside, uplink) = if family == 0 { (OUTSIDE, UPLINK) } else { (OUTSIDE6, UPLINK6) };
+        ensure!(connects(&in_b, &in_a, 81, (to_a, 81))? == to_b, "pod to pod");
+        connects(&node.host, &in_a, 81, (to_a, 81)).context("host to pod")?;
+        let seen = connects(&in_a, &node.outside, 81, (outside, 81)).context("pod to outside")?;
+        ensure!(seen == uplink, "masqueraded as {seen}");
+    }
+    drop((in_a, in_b));
+    for pod in [a, b] {
+        node.cri.remove_pod(&pod).await?;
+    }
+    node.require_nothing_left().await
+}
+
+/// As whom a pod's server sees a client that sends to a UDP port of the host, which must have the answer, too.
+fn asks(from: &Place, to: &Place, listen: u16, at: (IpAddr, u16)) -> Result<IpAddr> {
+    let bind = |port| move || UdpSocket::bind(("0.0.0.0", port));
+    let (server, client) = (to.run(bind(listen))?, from.run(bind(0))?);
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(PATIENCE))?;
+    }
+    client.send_to(b"question", at)?;
+    let mut buffer = [0; 16];
+    let (_, seen) = server.recv_from(&mut buffer).context("the question")?;
+    server.send_to(b"answer", seen)?;
+    let (_, answered) = client.recv_from(&mut buffer).context("the answer")?;
+    ensure!(answered == at.into(), "{answered} has answered");
+    Ok(seen.ip())
+}
+
+#[tokio::test]
+async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Result<()> {
+    let node = Node::new(&alone()).await?;
+    let a = node
+        .pod("a", |config| config.port_mappings = vec![web(8080), port(api::Protocol::Udp, 5353, 53, "")]);
+    let b = node.pod("b", |config| {
+        config.port_mappings = vec![web(8081), port(api::Protocol::Tcp, 8443, 80, "192.0.2.1")];
+    });
+    let (a, b) = (a.await?, b.await?);
+    let (in_a, in_b) = (node.place(&a).await?, node.place(&b).await?);
+    for (pod, number) in [(&in_a, 8080), (&in_b, 8081), (&in_b, 8443)] {
+        let seen = connects(&node.outside, pod, 80, (UPLINK, number))?;
+        ensure!(seen == OUTSIDE, "the source is kept, not {seen}");
+    }
+    for (pod, number) in [(&in_a, 8080), (&in_b, 8081)] {
+        connects(&node.host, pod, 80, (LOCALHOST, number)).context("by localhost")?;
+        connects(&in_a, pod, 80, (UPLINK, number)).context("from a pod, be it the same")?;
+        connects(&node.outside, pod, 80, (UPLINK6, number)).context("by IPv6")?;
+    }
+    let elsewhere = connects(&node.host, &in_b, 80, (LOCALHOST, 8443));
+    ensure!(
+        elsewhere.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused),
+        "one address only"
+    );
+    ensure!(asks(&node.outside, &in_a, 53, (UPLINK, 5353))? == OUTSIDE, "UDP, with the source kept");
+    asks(&node.host, &in_a, 53, (LOCALHOST, 5353)).context("UDP by localhost")?;
+
+    let taken = node.pod("c", |config| config.port_mappings = vec![web(9000), web(8080)]).await;
+    let error = format!("{:#}", taken.err().context("two pods have one port")?);
+    ensure!(error.contains("host port 8080/tcp is taken by the pod with address 10.88."), "{error}");
+    drop(in_a);
+    node.cri.remove_pod(&a).await?;
+    let closed = connects(&node.outside, &in_b, 80, (UPLINK, 8080));
+    ensure!(closed.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused), "still open");
+    let again = node.pod("c", |config| config.port_mappings = vec![web(9000), web(8080)]).await?;
+    connects(&node.outside, &node.place(&again).await?, 80, (UPLINK, 8080)).context("the next pod's")?;
+    drop(in_b);
+    for pod in [b, again] {
+        node.cri.remove_pod(&pod).await?;
+    }
+    node.require_nothing_left().await
+}
+
+async fn works_when_types_are_changed(mode: &str) -> Result<()> {
+    let node = Node::new(&renamed(mode)).await?;
+    let limit = [("kubernetes.io/ingress-bandwidth".to_owned(), "8M".to_owned())];
+    let a = node.pod("a", |config| {
+        config.port_mappings = vec![web(8080)];
+        config.annotations.extend(limit);
+    });
+    let (a, b) = (a.await?, node.plain("b").await?);
+    let (in_a, in_b) = (node.place(&a).await?, node.place(&b).await?);
+    let to = node.addresses(&a).await?;
+    ensure!(to.len() == 1 && to[0].is_ipv4(), "{to:?}");
+    connects(&in_b, &in_a, 80, (to[0], 80)).context("pod to pod")?;
+    ensure!(connects(&in_b, &node.outside, 80, (OUTSIDE, 80))? == UPLINK, "masqueraded");
+    ensure!(connects(&node.outside, &in_a, 80, (UPLINK, 8080))? == OUTSIDE, "host port");
+    let links = run("ip", "-o link")?;
+    ensure!(links.contains("tbf"), "bandwidth is limited: {links}");
+    ensure!(links.contains(": cni0:") == (mode == "bridged"), "{links}");
+    drop((in_a, in_b));
+    for pod in [a, b] {
+        node.cri.remove_pod(&pod).await?;
+    }
+    node.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_list_of_the_reference_plugins_works_when_its_types_are_changed() -> Result<()> {
+    works_when_types_are_changed("routed").await
+}
+
+#[tokio::test]
+async fn the_same_list_can_keep_its_bridge() -> Result<()> {
+    works_when_types_are_changed("bridged").await
+}
+
+#[tokio::test]
+async fn a_pod_on_the_network_of_the_host_has_none_of_its_own() -> Result<()> {
+    let node = Node::new(&alone()).await?;
+    let on_host = node.pod("h", |config| {
+        // The kubelet gives such a pod no name: it has that of the host.
+        config.hostname.clear();
+        let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+        let options = context.and_then(|context| context.namespace_options.as_mut());
+        options.expect("pod() fills them").set_network(api::NamespaceMode::Node);
+    });
+    let pod = on_host.await?;
+    let address = node.cri.pod(&pod).await?.network.unwrap_or_default().ip;
+    ensure!(address.is_empty(), "{address}");
+    let mut container = cri::container("c", &["sleep", "1000"]);
+    let options = cri::security(&mut container).namespace_options.get_or_insert_default();
+    options.set_network(api::NamespaceMode::Node);
+    let id = node.cri.run_container(&pod, container).await?;
+    let shown = node.cri.show(&id).await?;
+    ensure!(shown["interfaces"].as_array().is_some_and(|all| all.contains(&json!("uplink"))), "{shown}");
+    node.cri.remove_pod(&pod).await?;
+    node.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_restart_of_containerd_changes_nothing_on_the_network() -> Result<()> {
+    let mut node = Node::new(&alone()).await?;
+    let a = node.pod("a", |config| config.port_mappings = vec![web(8080)]).await?;
+    let (before, in_a) = (node.addresses(&a).await?, node.place(&a).await?);
+    node.containerd.restart().await?;
+    wait::until_ok("CRI", || node.cri.ready()).await?;
+    ensure!(node.addresses(&a).await? == before);
+    connects(&node.outside, &in_a, 80, (UPLINK, 8080)).context("host port of a pod of before")?;
+    let b = node.plain("b").await?;
+    let in_b = node.place(&b).await?;
+    connects(&in_b, &in_a, 80, (before[0], 80)).context("new pod to old pod")?;
+    ensure!(node.addresses(&b).await? != before, "its address again");
+    drop((in_a, in_b));
+    for pod in [a, b] {
+        node.cri.remove_pod(&pod).await?;
+    }
+    node.require_nothing_left().await
+}
+
+/// In the plugin's place: holds ADD back, once the file says so, before or behind the plugin itself.
+fn hold(node: &Node, before: bool) -> Result<()> {
+    let plugin = dunnage_e2e::programs::built("dunnage-cni")?.display().to_string();
+    let wait = "touch /run/held; while [ -e /run/hold ]; do sleep 0.02; done; exit 1";
+    let add = if before { wait.to_owned() } else { format!("{plugin} >/run/told; {wait}") };
+    let script =
+        format!("#!/bin/sh\nif [ $CNI_COMMAND = ADD ] && [ -e /run/hold ]; then {add}; fi\nexec {plugin}\n");
+    let path = node.world.dir().join("plugins/dunnage-cni");
+    fs::remove_file(&path)?;
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(fs::write("/run/hold", "")?)
+}
+
+/// As an administrator, or a runtime that knows GC, takes back what belongs to no pod.
+fn collect() -> Result<()> {
+    let mut config = alone()[0].clone();
+    config["cniVersion"] = "1.1.0".into();
+    config["name"] = "pods".into();
+    config["cni.dev/valid-attachments"] = json!([]);
+    plugin("GC", &config)
+}
+
+/// Runs the plugin without a container.
+fn plugin(verb: &str, config: &Value) -> Result<()> {
+    let mut command = Command::new(dunnage_e2e::programs::built("dunnage-cni")?);
+    command.env("CNI_COMMAND", verb).env("CNI_PATH", "/opt/cni/bin");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no stdin")?.write_all(config.to_string().as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stdout));
+    Ok(())
+}
+
+async fn killed_while_a_pod_is_attached(before: bool) -> Result<()> {
+    let mut node = Node::new(&alone()).await?;
+    hold(&node, before)?;
+    let (cri, mut config) = (node.cri.clone(), cri::pod(&node.world, "p"));
+    config.port_mappings = vec![web(8080)];
+    let attached = config.clone();
+    let running = tokio::spawn(async move { cri.run_pod(attached).await });
+    wait::until("the plugin", || Path::new("/run/held").exists().then_some(())).await?;
+    node.containerd.kill().await?;
+    ensure!(running.await?.is_err(), "the pod runs");
+    for file in ["/run/hold", "/run/held", "/run/told"] {
+        _ = fs::remove_file(file);
+    }
+    node.containerd.launch().await?;
+    wait::until_ok("CRI", || node.cri.ready()).await?;
+    // The kubelet removes what the runtime still knows, and runs the pod again.
+    let request = api::ListPodSandboxRequest::default();
+    for known in node.cri.runtime().list_pod_sandbox(request).await?.into_inner().items {
+        node.cri.remove_pod(&Pod { id: known.id, config: config.clone() }).await?;
+    }
+    // A containerd that had not written the pod down yet keeps its namespace for ever. That one is not ours.
+    for entry in fs::read_dir("/run/netns")?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("cni-") {
+            run("umount", &entry.path().to_string_lossy())?;
+            fs::remove_file(entry.path())?;
+        }
+    }
+    collect()?;
+    node.require_nothing_left().await.context("after the clean-up")?;
+    if let Some(metadata) = &mut config.metadata {
+        metadata.attempt = 1;
+    }
+    let again = node.cri.run_pod(config).await?;
+    connects(&node.outside, &node.place(&again).await?, 80, (UPLINK, 8080)).context("host port")?;
+    node.cri.remove_pod(&again).await?;
+    node.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_containerd_killed_before_a_pod_was_attached_leaves_nothing() -> Result<()> {
+    killed_while_a_pod_is_attached(true).await
+}
+
+#[tokio::test]
+async fn a_containerd_killed_before_it_heard_of_an_address_leaves_what_gc_takes_back() -> Result<()> {
+    killed_while_a_pod_is_attached(false).await
+}
+
+#[tokio::test]
+async fn status_is_answered_while_a_pod_is_attached_and_says_when_none_can_be() -> Result<()> {
+    let node = Node::new(&alone()).await?;
+    let mut config = alone()[0].clone();
+    config["cniVersion"] = "1.1.0".into();
+    config["name"] = "pods".into();
+    hold(&node, true)?;
+    let (cri, pod) = (node.cri.clone(), cri::pod(&node.world, "p"));
+    let running = tokio::spawn(async move { cri.run_pod(pod).await });
+    wait::until("the plugin", || Path::new("/run/held").exists().then_some(())).await?;
+    plugin("STATUS", &config)?;
+    fs::remove_file("/run/hold")?;
+    fs::remove_file("/run/held")?;
+    ensure!(running.await?.is_err(), "the plugin has failed");
+
+    let table = "/run/dunnage/ipam/cni-pods.tab";
+    let sound = fs::read(table)?;
+    fs::write(table, "garbage")?;
+    let error = plugin("STATUS", &config).err().context("it is fine with garbage")?;
+    ensure!(format!("{error}").contains("is not a lease table"), "{error}");
+    if asks_for_status(&node).await? {
+        // It reads a configuration again that is written in place.
+        let list = json!({"cniVersion": "1.1.0", "name": "pods", "plugins": alone()});
+        fs::write(node.containerd.root().join("cni/10-e2e.conflist"), list.to_string())?;
+        let not_ready = || async {
+            let error = node.cri.ready().await.err().context("it is ready")?;
+            ensure!(format!("{error:#}").contains("pods cannot be attached"), "{error:#}");
+            Ok(())
+        };
+        wait::until_ok("a network that is not ready", not_ready).await?;
+    }
+    fs::write(table, sound)?;
+    plugin("STATUS", &config)?;
+    wait::until_ok("CRI", || node.cri.ready()).await?;
+    node.require_nothing_left().await
+}
+
+/// Whether this containerd runs STATUS: from version 2 on.
+async fn asks_for_status(node: &Node) -> Result<bool> {
+    let text = node.containerd.ctr().run(["version"]).await?.ok()?;
+    let version = text.lines().rev().find_map(|line| line.trim().strip_prefix("Version:"));
+    let major = version.and_then(|version| version.trim().trim_start_matches('v').split('.').next());
+    Ok(major.and_then(|major| major.parse::<u32>().ok()).with_context(|| text.clone())? >= 2)
+}
