@@ -26,15 +26,20 @@ pub(crate) fn delete(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         None => (0, 137, SystemTime::now()),
     };
     // The bundle may be half removed, or gone.
-    remove_dead_socket(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
+    if !is_served(args.bundle.as_deref().unwrap_or(Path::new(".")))? {
+        for id in leftover::routed_to(&store, &args.id)? {
+            leftover::take_down(&store, &id)?;
+        }
+    }
     let response = DeleteResponse { pid, exit_status: status, exited_at: Some(at.into()) };
     Ok(out.write_all(&response.encode_to_vec())?)
 }
 
-/// The socket of the group, when its process died without removing it. While it is served it stays: other
+/// Whether the process of the group lives. If not, its socket is removed; while it is served it stays: other
 /// containers of the pod are behind it.
-fn remove_dead_socket(bundle: &Path) -> anyhow::Result<()> {
-    let Ok(text) = std::fs::read_to_string(bundle.join("address")) else { return Ok(()) };
+fn is_served(bundle: &Path) -> anyhow::Result<bool> {
+    let Ok(text) = std::fs::read_to_string(bundle.join("address")) else { return Ok(false) };
     let address = Address::parse(&text).context("file address")?;
-    Ok(listen::remove_dead(&address)?)
+    listen::remove_dead(&address)?;
+    Ok(address.path().exists())
 }

@@ -43,6 +43,26 @@ pub fn take_down(store: &Store, id: &ContainerId) -> Result<Option<Leftover>> {
     Ok(Some(leftover))
 }
 
+/// The containers for which containerd executes no `delete` when the shim of their pod has died.
+///
+/// containerd 2.0 to 2.3 routes the calls of a pod's containers to the shim of its sandbox, and when that dies
+/// cleans up after the sandbox alone (containerd/containerd#13293). It names the sandbox in the bundle of each.
+///
+/// # Errors
+/// When the records cannot be listed.
+pub fn routed_to(store: &Store, sandbox: &ContainerId) -> Result<Vec<ContainerId>> {
+    let mut routed = Vec::new();
+    for id in store.ids()? {
+        // What cannot be read is for the `delete` of that container to complain about.
+        let Ok(Some(record)) = store.load(&id) else { continue };
+        let named = std::fs::read_to_string(record.content().bundle.join("sandbox"));
+        if id != *sandbox && named.is_ok_and(|named| named == sandbox.as_str()) {
+            routed.push(id);
+        }
+    }
+    Ok(routed)
+}
+
 fn remove(record: &Record) -> Result<()> {
     let content = record.content();
     // By cgroup and not by pid: it names all processes of the container and no others.
@@ -66,5 +86,31 @@ fn remove_cgroup(cgroup: &Cgroup) -> Result<()> {
             }
             Removal::Busy => std::thread::sleep(Duration::from_millis(2)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunnage_spec::resources::CgroupPath;
+
+    use super::*;
+
+    #[test]
+    fn containers_whose_bundle_names_the_sandbox_are_those_routed_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(root.path(), &"k8s.io".parse().unwrap());
+        let sandbox_of = [("pod", None), ("web", Some("pod")), ("other", Some("pod2")), ("old", None)];
+        for (name, sandbox) in sandbox_of {
+            let bundle = root.path().join("bundles").join(name);
+            std::fs::create_dir_all(&bundle).unwrap();
+            if let Some(sandbox) = sandbox {
+                std::fs::write(bundle.join("sandbox"), sandbox).unwrap();
+            }
+            let cgroup = CgroupPath::Cgroupfs(name.into());
+            store.create(&name.parse().unwrap(), &bundle, &cgroup, None).unwrap();
+        }
+        let routed = |sandbox: &str| routed_to(&store, &sandbox.parse().unwrap()).unwrap();
+        assert_eq!(routed("pod"), ["web".parse().unwrap()]);
+        assert_eq!(routed("web"), []);
     }
 }

@@ -148,6 +148,19 @@ impl Store {
         remove(&self.directory.join(id.as_str()))
     }
 
+    /// The containers that have a record, or the directory of one.
+    ///
+    /// # Errors
+    /// The failed call.
+    pub fn ids(&self) -> Result<Vec<ContainerId>, Error> {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.call(|| format!("read {}", self.directory.display()))?,
+        };
+        // What is no container's name is nobody's record.
+        Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+    }
+
     fn make(&self, directory: &Path) -> Result<(), Error> {
         for _ in 0..TRIES {
             make_private(&self.directory)?;
@@ -288,8 +301,10 @@ mod tests {
         assert_eq!(read.content(), record.content());
         assert_eq!(read.content().cgroup(), cgroup);
         assert_eq!(read.content().exit(), Some(exit));
+        assert_eq!(store.ids().unwrap(), [id]);
         read.remove().unwrap();
         assert!(!root.path().join("k8s.io").exists());
+        assert_eq!(store.ids().unwrap(), []);
     }
 
     #[test]
