@@ -27,7 +27,7 @@ pub(crate) fn run(_environment: &Environment, fields: &Fields<'_>, _version: Ver
     for lease in &collected.leases {
         let holder =
             lease.holder.as_ref().map_or_else(|| "nobody".to_owned(), |(owner, _)| owner.to_string());
-        output::note(&format!("took back address {} of {holder}", lease.address));
+        output::note(&format!("took back address {} of {holder}", lease.ip()));
     }
     if collected.left.is_empty() {
         return Ok(());

@@ -58,11 +58,8 @@ pub(crate) fn ranges(ipam: &Fields<'_>, dynamic: Option<(String, &Value)>) -> Re
     if !has6 {
         sets.v6 = configured.v6;
     }
-    if sets.v4.is_empty() {
-        let msg = format!("{} has no IPv4 range", ipam.at("ranges"));
-        return Err(
-            Error::config(msg).because("IPv6 alone is not supported: pods get an IPv4 address, or both")
-        );
+    if sets.v4.is_empty() && sets.v6.is_none() {
+        return Err(Error::config(format!("{} has no range", ipam.at("ranges"))));
     }
     let exclude = ipam.texts("exclude")?;
     let exclude: Result<Vec<IpNet>> = exclude.iter().map(|text| net(&ipam.at("exclude"), text)).collect();
@@ -195,7 +192,7 @@ mod tests {
     fn what_cannot_be_is_refused_by_name() {
         for (ipam, says) in [
             (json!({"type": "dhcp"}), "ipam.type \"dhcp\" is not supported"),
-            (json!({"type": "host-local"}), "ipam.ranges has no IPv4 range"),
+            (json!({"type": "host-local"}), "ipam.ranges has no range"),
             (
                 json!({"type": "host-local", "subnet": "10.1.2.3/24"}),
                 "ipam.subnet 10.1.2.3/24 has host bits set",
@@ -203,10 +200,6 @@ mod tests {
             (
                 json!({"type": "host-local", "subnet": "10.1.2/24"}),
                 "ipam.subnet \"10.1.2/24\" is not a subnet",
-            ),
-            (
-                json!({"type": "host-local", "ranges": [[{"subnet": "fd00::/64"}]]}),
-                "ipam.ranges has no IPv4 range",
             ),
             (
                 json!({"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.1.3.0/24"}]]}),

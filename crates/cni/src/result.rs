@@ -67,9 +67,6 @@ fn interfaces(conf: &Conf<'_>, environment: &Environment, attachment: &Attachmen
 }
 
 fn ips(version: Version, attachment: &Attachment, interface: usize) -> Vec<Value> {
-    let v4 = (IpNet::V4(attachment.address), IpAddr::V4(attachment.gateway));
-    let v6 = attachment.address6.zip(attachment.gateway6);
-    let v6 = v6.map(|(address, gateway)| (IpNet::V6(address), IpAddr::V6(gateway)));
     let tell = |(address, gateway): (IpNet, IpAddr)| {
         let mut ip =
             json!({"address": address.to_string(), "gateway": gateway.to_string(), "interface": interface});
@@ -78,7 +75,7 @@ fn ips(version: Version, attachment: &Attachment, interface: usize) -> Vec<Value
         }
         ip
     };
-    std::iter::once(v4).chain(v6).map(tell).collect()
+    attachment.addresses().map(tell).collect()
 }
 
 /// A list of a result, empty when there is none.
@@ -114,8 +111,8 @@ pub(crate) fn missing(result: &Value, netns: &str, attachment: &Attachment) -> R
             addresses.extend(ip.parsed::<IpNet>("address")?);
         }
     }
-    let ours = [Some(IpNet::V4(attachment.address)), attachment.address6.map(IpNet::V6)];
-    for address in ours.into_iter().flatten().filter(|address| !addresses.contains(address)) {
+    let ours = attachment.addresses().map(|(address, _)| address);
+    for address in ours.filter(|address| !addresses.contains(address)) {
         found.push(format!("prevResult does not have address {address} on {}", attachment.ifname));
     }
     Ok(found)

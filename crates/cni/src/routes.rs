@@ -56,7 +56,7 @@ impl Routes {
     /// As a result tells them: those of the list as they are listed, the others with their next hop.
     pub(crate) fn told(&self, attachment: &Attachment, version: Version) -> Vec<Value> {
         let listed = self.listed.len();
-        let has = |route: &PodRoute| route.destination.addr().is_ipv4() || attachment.address6.is_some();
+        let has = |route: &PodRoute| gateway(route, attachment).is_some();
         let routes = self.all().into_iter().enumerate().filter(|(_, route)| has(route));
         routes
             .map(|(number, route)| {
@@ -69,7 +69,7 @@ impl Routes {
 
 fn gateway(route: &PodRoute, attachment: &Attachment) -> Option<std::net::IpAddr> {
     if route.destination.addr().is_ipv4() {
-        Some(attachment.gateway.into())
+        attachment.gateway.map(Into::into)
     } else {
         attachment.gateway6.map(Into::into)
     }

@@ -169,6 +169,27 @@ fn live_pods_of_host_local_keep_their_addresses_and_their_files_go_with_them() {
 }
 
 #[test]
+fn ipv6_alone_is_given_to_the_last_address_and_taken_over_from_host_local() {
+    on_fresh_host(|world| {
+        let files = world.path("host-local").join("net");
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::write(files.join("fd00:88::3"), "old\r\neth0").unwrap();
+        let config =
+            world.config_with(&json!({"ipam": {"ranges": [[{"subnet": "fd00:88::/125"}]], "routes": null}}));
+        let pods: Vec<Pod> = (0..6).map(|number| world.pod(&format!("pod{number}"))).collect();
+        let given: Vec<String> =
+            pods[..5].iter().map(|pod| address(&world.add(pod, &config), 0).to_string()).collect();
+        assert_eq!(given, ["fd00:88::4", "fd00:88::5", "fd00:88::6", "fd00:88::7", "fd00:88::2"]);
+        let (code, msg, _) = world.run("ADD", &pods[5], &config).error();
+        assert_eq!((code, msg.as_str()), (11, "no free address in fd00:88::/125: 6 of 6 are leased"));
+        let old = world.pod("old");
+        world.del(&old, &config);
+        assert!(!files.join("fd00:88::3").exists());
+        assert_eq!(address(&world.add(&pods[5], &config), 0).to_string(), "fd00:88::3");
+    });
+}
+
+#[test]
 fn a_pod_of_host_local_can_be_deleted_before_any_other_is_added() {
     on_fresh_host(|world| {
         let old = world.pod("old");

@@ -70,6 +70,102 @@ fn bridged_pods_reach_each_other_the_host_and_outside_in_both_families() {
     on_fresh_host(|world| everything_reaches_everything(world, "bridged"));
 }
 
+fn ipv6_alone(subnet: &str) -> Value {
+    json!({"ipam": {"ranges": [[{"subnet": subnet}]], "routes": [{"dst": "::/0"}]}})
+}
+
+fn ipv6_alone_reaches_everything(world: &World, mode: &str) {
+    let outside = world.outside();
+    let config = world.config_with(&merged(ipv6_alone("fd00:88::/64"), &json!({"mode": mode})));
+    let (server, client) = (world.pod("server"), world.pod("client"));
+    let served = world.add(&server, &merged(config.clone(), &web(8080)));
+    let asked = world.add(&client, &config);
+    let prefix = if mode == "routed" { 128 } else { 64 };
+    let index = served["interfaces"].as_array().unwrap().len() - 1;
+    let ips =
+        json!([{"address": format!("fd00:88::2/{prefix}"), "gateway": "fd00:88::1", "interface": index}]);
+    assert_eq!(served["ips"], ips);
+    assert_eq!(served["routes"], json!([{"dst": "::/0"}]));
+    let host = world.host();
+    let (to, from) = (address(&served, 0), address(&asked, 0));
+    let (gateway, out, up): (IpAddr, IpAddr, IpAddr) =
+        ("fd00:88::1".parse().unwrap(), OUTSIDE6.parse().unwrap(), UPLINK6.parse().unwrap());
+    let (s, c, o) = (&server.netns, &client.netns, &outside.netns);
+    assert_eq!(seen(c, s, to, 80, 80), from, "pod to pod");
+    assert_eq!(seen(&host, s, to, 80, 80), gateway, "host to pod");
+    assert_eq!(seen(c, o, out, 80, 80), up, "pod to outside, masqueraded");
+    assert_eq!(seen(o, s, up, 8080, 80), out, "host port");
+    assert_eq!(seen(c, s, up, 8080, 80), gateway, "host port from a pod");
+    assert!(!server.run(|| ip("-4 addr show eth0")).contains("inet "), "no IPv4");
+    assert!(!ip("-4 addr").contains(" 0."), "what stands for IPv4 addresses is on no link");
+    assert!(!ip("-4 route").contains("dnp") && !nft("list ruleset").contains(" 0."), "and in no rule");
+    let forward = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    assert_eq!(forward.trim(), "0", "IPv4 is not forwarded for it");
+    let ports = json!({"runtimeConfig": {"portMappings": [{"hostPort": 81, "containerPort": 80, "hostIP": "192.0.2.1"}]}});
+    let (code, msg, _) = world.run("ADD", &world.pod("v4"), &merged(config.clone(), &ports)).error();
+    assert_eq!(
+        (code, msg.as_str()),
+        (7, "host port \"81/tcp\": is on an IPv4 address, and the pod has none")
+    );
+    let asks = merged(config.clone(), &json!({"runtimeConfig": {"ips": ["10.88.0.9"]}}));
+    let (_, msg, _) = world.run("ADD", &world.pod("v4"), &asks).error();
+    assert!(msg.contains("cannot be given, because the network has no IPv4 range"), "{msg}");
+    let checked = world.run("CHECK", &client, &merged(config.clone(), &json!({"prevResult": asked})));
+    assert!(checked.success, "{checked:?}");
+    world.del(&server, &config);
+    let refused = seen_as(o, c, 80, SocketAddr::new(up, 8080)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "the host port is closed");
+    let gc = merged(config, &json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}));
+    let answer = world.run_alone("GC", &gc);
+    assert!(
+        answer.success && answer.stderr.contains("took back address fd00:88::3 of eth0 of client"),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn routed_pods_can_have_ipv6_alone() {
+    on_fresh_host(|world| ipv6_alone_reaches_everything(world, "routed"));
+}
+
+#[test]
+fn bridged_pods_can_have_ipv6_alone() {
+    on_fresh_host(|world| ipv6_alone_reaches_everything(world, "bridged"));
+}
+
+#[test]
+fn networks_of_ipv6_alone_live_beside_each_other_and_beside_others() {
+    on_fresh_host(|world| {
+        let with =
+            |name: &str, subnet: &str| world.config_with(&merged(ipv6_alone(subnet), &json!({"name": name})));
+        let configs = [
+            with("one", "fd00:1::/64"),
+            with("two", "fd00:2::/64"),
+            world.config_with(&json!({"name": "four"})),
+        ];
+        let pods: Vec<Pod> = (0..3).map(|number| world.pod(&format!("pod{number}"))).collect();
+        let told: Vec<IpAddr> =
+            pods.iter().zip(&configs).map(|(pod, config)| address(&world.add(pod, config), 0)).collect();
+        assert_eq!(ip("-o link").matches(": dnp").count(), 3, "each has a link of its own");
+        assert_eq!(seen(&pods[0].netns, &pods[1].netns, told[1], 80, 80), told[0]);
+        // One goes over to both families while its pod runs.
+        let both = merged(
+            configs[0].clone(),
+            &json!({"ipam": {"ranges": [[{"subnet": "10.91.0.0/24"}], [{"subnet": "fd00:1::/64"}]]}}),
+        );
+        let next = world.pod("next");
+        let result = world.add(&next, &both);
+        assert_eq!(address(&result, 0).to_string(), "10.91.0.2");
+        let at = address(&result, 1);
+        assert_ne!(at, told[0]);
+        assert_eq!(seen(&pods[0].netns, &next.netns, at, 80, 80), told[0]);
+        for (pod, config) in pods.iter().zip(&configs) {
+            world.del(pod, config);
+        }
+        world.del(&next, &both);
+    });
+}
+
 #[test]
 fn addresses_of_both_families_can_be_used_at_once() {
     on_fresh_host(|world| {

@@ -11,12 +11,13 @@ use crate::{IfName, Mac, Mode, NetworkConfig};
 /// One interface of a pod on a pod network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
-    /// Address with the prefix that the interface has: /32 when the network is routed.
-    pub address: Ipv4Net,
-    /// IPv6 address with its prefix, for dual stack.
+    /// IPv4 address with the prefix that the interface has: /32 when the network is routed. A pod has an address of
+    /// one family at least.
+    pub address: Option<Ipv4Net>,
+    /// IPv6 address with its prefix.
     pub address6: Option<Ipv6Net>,
     /// The host's address next to the pod's.
-    pub gateway: Ipv4Addr,
+    pub gateway: Option<Ipv4Addr>,
     /// The host's IPv6 address next to the pod's.
     pub gateway6: Option<Ipv6Addr>,
     /// Of the interface in the pod.
@@ -43,9 +44,9 @@ impl Attachment {
             ),
         };
         Self {
-            address: Ipv4Net::new_assert(address, prefix),
+            address: lease.address4().map(|address| Ipv4Net::new_assert(address, prefix)),
             address6: given.address6.map(|address| Ipv6Net::new_assert(address, prefix6)),
-            gateway: given.gateway,
+            gateway: lease.address4().map(|_| given.gateway),
             gateway6: given.gateway6,
             mac: given.mac,
             host_mac: Mac::of_host_end(address),
@@ -55,19 +56,31 @@ impl Attachment {
         }
     }
 
-    /// Addresses with their next hops, IPv4 first.
-    pub(crate) fn pod_addresses(&self) -> Vec<PodAddress> {
-        let v4 = PodAddress { net: IpNet::V4(self.address), gateway: IpAddr::V4(self.gateway) };
+    /// The address that people know the pod by: of IPv4, if it has one.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        let first = self.addresses().next();
+        first.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |(net, _)| net.addr())
+    }
+
+    /// Addresses with the host's next to them, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpNet, IpAddr)> {
+        let v4 = self.address.zip(self.gateway);
         let v6 = self.address6.zip(self.gateway6);
-        let v6 = v6.map(|(net, gateway)| PodAddress { net: IpNet::V6(net), gateway: IpAddr::V6(gateway) });
-        std::iter::once(v4).chain(v6).collect()
+        let v4 = v4.map(|(net, gateway)| (IpNet::V4(net), IpAddr::V4(gateway)));
+        let v6 = v6.map(|(net, gateway)| (IpNet::V6(net), IpAddr::V6(gateway)));
+        v4.into_iter().chain(v6)
+    }
+
+    pub(crate) fn pod_addresses(&self) -> Vec<PodAddress> {
+        self.addresses().map(|(net, gateway)| PodAddress { net, gateway }).collect()
     }
 }
 
 /// How the names of host ends begin, by which the firewall knows them.
 pub(crate) const HOST_END: &str = "dnp";
 
-/// The host's end is named after the address: no two leases share one, and a link that is found tells whose it
+/// The host's end is named after the IPv4 address, or what stands for it: no two leases share one, and a link that is found tells whose it
 /// is even when the lease table is lost.
 pub(crate) fn host_ifname(address: Ipv4Addr) -> IfName {
     format!("{HOST_END}{:08x}", u32::from(address))

@@ -37,7 +37,7 @@ impl PodNetwork {
             }) {
                 Ok(true) => collected.leases.push(lease),
                 Ok(false) => {}
-                Err(error) => collected.left.push(format!("address {}: {error}", lease.address)),
+                Err(error) => collected.left.push(format!("address {}: {error}", lease.ip())),
             }
         }
         let active = work.leases.leases()?;

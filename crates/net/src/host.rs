@@ -1,11 +1,14 @@
 //! The host's side of a pod network: route or bridge, nftables table, forwarding. Made by the first pod, checked by
 //! every pod, removed when no pod is left.
 
+use std::net::Ipv4Addr;
+
 use dunnage_sys::Errno;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::attachment::HOST_END;
 use crate::lease::{LeaseState, LockedLeases};
+use crate::mac::end_of;
 use crate::nft::{Elements, NftSocket, PodPorts};
 use crate::route::{Bridge, Link, RouteSocket};
 use crate::{Error, IfName, LinkOptions, Mac, Mode, NetworkConfig, Result, sysctl};
@@ -51,7 +54,9 @@ impl Host {
                 None
             }
         };
-        switch_on(leases, FORWARD4, SWITCHED_FORWARD4)?;
+        if !self.config.ranges.v4.is_empty() {
+            switch_on(leases, FORWARD4, SWITCHED_FORWARD4)?;
+        }
         if self.config.ranges.v6.is_some() {
             ensure_forward6(leases)?;
         }
@@ -116,7 +121,7 @@ impl Host {
         for lease in leases.leases()?.iter().filter(|lease| lease.state == LeaseState::Active) {
             let ports = leases.kept_ports(lease.slot);
             if !ports.is_empty() {
-                self.nft.restore_ports(&PodPorts::new(&ports, lease.address, lease.given.address6)?)?;
+                self.nft.restore_ports(&PodPorts::new(&ports, lease.address4(), lease.given.address6)?)?;
             }
         }
         Ok(())
@@ -242,7 +247,10 @@ impl Host {
 
     /// Its first bytes tell a bridge of ours from a stranger's of the same name.
     fn bridge_mac(&self) -> Mac {
-        Mac::of_bridge(self.config.ranges.v4[0].gateway)
+        let ranges = &self.config.ranges;
+        let v6 = ranges.v6.as_ref().map(|range| end_of(range.gateway));
+        let v4 = ranges.v4.first().map(|range| range.gateway);
+        Mac::of_bridge(v4.or(v6).unwrap_or(Ipv4Addr::UNSPECIFIED))
     }
 }
 

@@ -34,7 +34,7 @@ impl PodNetwork {
         ports.extend(
             work.leases.kept_ports(lease.slot).into_iter().filter(|port| !request.ports.contains(port)),
         );
-        let ports = PodPorts::new(&ports, lease.address, lease.given.address6)?;
+        let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         for port in work.host.nft.wrong_ports(&ports)? {
             found.push(format!("host port {port} does not lead to the pod"));
         }
@@ -135,7 +135,7 @@ impl PodNetwork {
         let leases = self.store.lock_existing()?;
         let lease = leases.map(|leases| leases.find(owner)).transpose()?.flatten();
         let Some(lease) = lease else { return Ok(vec![format!("{owner} has no address lease")]) };
-        let ports = PodPorts::new(ports, lease.address, lease.given.address6)?;
+        let ports = PodPorts::new(ports, lease.address4(), lease.given.address6)?;
         let wrong = self.host.nft.wrong_ports(&ports)?;
         Ok(wrong.into_iter().map(|port| format!("host port {port} does not lead to the pod")).collect())
     }

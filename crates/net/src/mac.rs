@@ -3,7 +3,7 @@
 //! change them.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use crate::{Error, Result};
@@ -38,6 +38,12 @@ impl Mac {
         let [a, b, c, d] = address.octets();
         Self([first, 0xd0, a, b, c, d])
     }
+}
+
+/// What a link-layer address is made of where there is no IPv4 address: the last 32 bits, which differ in a subnet.
+pub(crate) fn end_of(address: Ipv6Addr) -> Ipv4Addr {
+    let [.., a, b, c, d] = address.octets();
+    Ipv4Addr::new(a, b, c, d)
 }
 
 impl FromStr for Mac {

@@ -203,7 +203,7 @@ fn attach(
 
     let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
     // Refused before anything is made; opened when everything is.
-    PodPorts::new(&request.ports, lease.address, lease.given.address6)?;
+    PodPorts::new(&request.ports, lease.address4(), lease.given.address6)?;
     let Work { host, leases } = &mut **undo;
     let bridge = host.ensure(leases)?;
 
@@ -269,7 +269,7 @@ fn open_ports(
     if ports.is_empty() {
         return Ok(());
     }
-    let elements = PodPorts::new(ports, lease.address, lease.given.address6)?;
+    let elements = PodPorts::new(ports, lease.address4(), lease.given.address6)?;
     let slot = lease.slot;
     undo.push("forget the host ports", move |work| work.leases.forget_ports(slot));
     undo.leases.keep_ports(slot, ports)?;

@@ -7,15 +7,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::segment::{Interval, RANGE_MAX, Segment, Segments, subtract};
+use crate::segment::{Interval, PLACEHOLDERS, RANGE_MAX, Segment, Segments, is_placeholder, subtract};
 use crate::{Error, Result};
 
 /// The addresses of a pod network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ranges {
-    /// IPv4 addresses; at least one range, and none that overlaps another. A pod gets one address of all of them.
+    /// IPv4 addresses; no range overlaps another. A pod gets one address of all of them.
     pub v4: Vec<Range4>,
-    /// For dual stack: IPv6 addresses, of which a pod gets one.
+    /// IPv6 addresses, of which a pod gets one. A network has ranges of one family at least.
     pub v6: Option<Range6>,
     /// What is not to be given to pods.
     pub exclude: Vec<IpNet>,
@@ -34,7 +34,7 @@ pub struct Range4 {
     pub gateway: Ipv4Addr,
 }
 
-/// A range of IPv6 addresses: the pod with the n-th IPv4 address gets the n-th of them.
+/// A range of IPv6 addresses: the pod with the n-th IPv4 address gets the n-th of them. At most 65,536 are used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range6 {
     /// The subnet that the range is a part of. At most /125.
@@ -75,7 +75,8 @@ impl Range4 {
         if !(8..=30).contains(&self.subnet.prefix_len()) {
             return refuse(subnet, "is not between /8 and /30");
         }
-        if self.subnet.addr().is_loopback() || self.subnet.addr().is_multicast() {
+        let address = self.subnet.addr();
+        if address.is_loopback() || address.is_multicast() || is_placeholder(address) {
             return refuse(subnet, "is not of unicast addresses");
         }
         for (what, address) in
@@ -161,8 +162,8 @@ impl Ranges {
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<()> {
-        if self.v4.is_empty() {
-            return Err(invalid("ranges", "[]".to_owned(), "have no IPv4 address"));
+        if self.v4.is_empty() && self.v6.is_none() {
+            return Err(invalid("ranges", "[]".to_owned(), "have no address"));
         }
         self.v4.iter().try_for_each(Range4::check)?;
         self.v6.as_ref().map_or(Ok(()), Range6::check)?;
@@ -173,7 +174,7 @@ impl Ranges {
             }
         }
         if self.places(&self.segments()).is_empty() {
-            let value = self.v4[0].subnet.to_string();
+            let value = self.nets().first().map(ToString::to_string).unwrap_or_default();
             return Err(invalid("subnet", value, "has no address left for a pod"));
         }
         Ok(())
@@ -187,9 +188,12 @@ impl Ranges {
         nets
     }
 
-    /// The parts of a lease table that the network wants.
+    /// The parts of a lease table that the network wants, or what stands for them when it has no IPv4.
     pub(crate) fn segments(&self) -> Segments {
         let mut segments = Segments::default();
+        if self.v4.is_empty() {
+            segments.append(Segment::placeholder(0));
+        }
         for range in &self.v4 {
             segments.append(range.segment());
         }
@@ -207,6 +211,9 @@ impl Ranges {
     /// The places of a table that pods may get, in order.
     pub(crate) fn places(&self, segments: &Segments) -> Vec<Interval> {
         let mut addresses: Vec<Interval> = self.v4.iter().map(Range4::interval).collect();
+        if addresses.is_empty() {
+            addresses.push(PLACEHOLDERS);
+        }
         addresses.sort_unstable();
         for range in &self.v4 {
             let (first, end) = net4(range.subnet);
@@ -299,7 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_alone_has_places_of_its_own() {
+        let v6 = Range6::of("fd00::/120".parse().unwrap());
+        let ranges = Ranges { v4: Vec::new(), v6: Some(v6), exclude: vec!["fd00::10/124".parse().unwrap()] };
+        ranges.check().unwrap();
+        assert_eq!(ranges.places(&ranges.segments()), [(2, 16), (32, 256)]);
+    }
+
+    #[test]
     fn ranges_that_cannot_work_are_refused() {
+        assert!(ranges(&["0.1.0.0/16"]).check().is_err(), "nobody's");
         assert!(ranges(&["10.0.0.0/24", "10.0.0.128/25"]).check().is_err(), "overlap");
         assert!(ranges(&["10.0.0.1/24"]).check().is_err(), "host bits");
         assert!(ranges(&["10.0.0.0/31"]).check().is_err(), "too small");

@@ -11,6 +11,14 @@ pub(crate) const SEGMENTS_MAX: usize = 32;
 /// Slots that a table can have.
 pub(crate) const SLOTS_MAX: u32 = 1 << 18;
 
+/// Addresses that name the places of a network without IPv4: 0.0.0.0/8 is nobody's (RFC 1122, 3.2.1.3).
+pub(crate) fn is_placeholder(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 0
+}
+
+/// All of them, as numbers.
+pub(crate) const PLACEHOLDERS: Interval = (0, 1 << 24);
+
 /// First, and behind the last.
 pub(crate) type Interval = (u64, u64);
 
@@ -28,6 +36,12 @@ pub(crate) struct Segment {
 pub(crate) struct Segments(Vec<Segment>);
 
 impl Segment {
+    /// The places of one of the networks without IPv4 that a host can have.
+    pub(crate) fn placeholder(number: u8) -> Self {
+        let net = Ipv4Net::new_assert(Ipv4Addr::new(0, number, 0, 0), 16);
+        Self { net, first: u32::from(net.network()), length: RANGE_MAX }
+    }
+
     fn end(self) -> u64 {
         u64::from(self.first) + u64::from(self.length)
     }
@@ -107,11 +121,16 @@ impl Segments {
         places
     }
 
+    /// The part that is of placeholders.
+    pub(crate) fn placeholder(&self) -> Option<Segment> {
+        self.0.iter().copied().find(|segment| is_placeholder(segment.net.addr()))
+    }
+
     /// Each subnet once.
     pub(crate) fn nets(&self) -> Vec<Ipv4Net> {
         let mut nets: Vec<Ipv4Net> = Vec::new();
         for segment in &self.0 {
-            if !nets.contains(&segment.net) {
+            if !nets.contains(&segment.net) && !is_placeholder(segment.net.addr()) {
                 nets.push(segment.net);
             }
         }

@@ -8,6 +8,7 @@ use dunnage_sys::Errno;
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
 use crate::host::Host;
 use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner};
+use crate::mac::end_of;
 use crate::nft::PodPorts;
 use crate::route::{Pair, RouteSocket, Veth};
 use crate::{Error, Mac, Mode, Netns, PodRequest, Result};
@@ -38,7 +39,7 @@ impl Work<'_> {
 
     /// Goes over to the wanted ranges: anew once nobody has an address, and otherwise beside those that pods have.
     pub(crate) fn fit_ranges(&mut self) -> Result<()> {
-        if self.leases.fits() {
+        if self.leases.fits()? {
             return Ok(());
         }
         self.sweep()?;
@@ -66,20 +67,28 @@ impl Work<'_> {
             let reason = "cannot be given, because the network has no IPv6 range";
             return Err(Error::Invalid { what: "address", value: wanted.to_string(), reason });
         }
+        if let (Some(wanted), true) = (wanted4, ranges.v4.is_empty()) {
+            let reason = "cannot be given, because the network has no IPv4 range";
+            return Err(Error::Invalid { what: "address", value: wanted.to_string(), reason });
+        }
         let address = match (wanted4, self.slot6(wanted6)?) {
             (Some(IpAddr::V4(address)), _) => Some(address),
             (_, Some(slot)) => Some(self.leases.address(slot)),
             _ => None,
         };
-        self.leases.reserve_with(owner, netns.id(), address, |slot, address| Given {
-            address6: match wanted6 {
+        self.leases.reserve_with(owner, netns.id(), address, |slot, address| {
+            let address6 = match wanted6 {
                 Some(IpAddr::V6(address)) => Some(address),
                 _ => ranges.v6.as_ref().and_then(|range| range.address(slot)),
-            },
-            gateway: ranges.gateway(address).unwrap_or(address),
-            gateway6: ranges.v6.as_ref().map(|range| range.gateway),
-            mac: request.mac.unwrap_or_else(|| Mac::of_pod(address)),
-            kind: LeaseKind::Attached,
+            };
+            let of_mac = address6.filter(|_| ranges.v4.is_empty()).map_or(address, end_of);
+            Given {
+                address6,
+                gateway: ranges.gateway(address).unwrap_or(address),
+                gateway6: ranges.v6.as_ref().map(|range| range.gateway),
+                mac: request.mac.unwrap_or_else(|| Mac::of_pod(of_mac)),
+                kind: LeaseKind::Attached,
+            }
         })
     }
 
@@ -171,7 +180,7 @@ impl Work<'_> {
         let link = self.host.route.detach(&host_end(lease))?;
         let ports = self.leases.kept_ports(lease.slot);
         if !ports.is_empty() {
-            let ports = PodPorts::new(&ports, lease.address, lease.given.address6)?;
+            let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
             self.host.nft.close_ports(&ports)?;
         }
         if link.is_some() {

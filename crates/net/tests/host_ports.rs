@@ -38,7 +38,7 @@ fn a_host_port_leads_to_the_pod_from_everywhere() {
             let server = world.pod_with_ports(&mut network, "server", &[HTTP]).unwrap();
             let client = world.pod(&mut network, "client");
             let host = here(world);
-            let gateway = IpAddr::from(server.attachment.gateway);
+            let gateway = IpAddr::from(server.attachment.gateway.unwrap());
             let seen = |from: &Netns, at: Ipv4Addr| {
                 let seen = seen_as(from, &server.netns.0, any4(80), (at, 8080).into());
                 seen.unwrap_or_else(|e| panic!("{mode:?}: {} to {at}: {e}", from.path().display()))
@@ -48,7 +48,7 @@ fn a_host_port_leads_to_the_pod_from_everywhere() {
             assert_eq!(seen(&host.0, UPLINK), IpAddr::from(UPLINK), "the host by its own address");
             assert_eq!(seen(&client.netns.0, UPLINK), gateway, "another pod, by the uplink");
             assert_eq!(
-                seen(&client.netns.0, server.attachment.gateway),
+                seen(&client.netns.0, server.attachment.gateway.unwrap()),
                 gateway,
                 "another pod, by the gateway"
             );
@@ -176,16 +176,16 @@ fn a_pod_cannot_reach_loopback_services_of_the_host() {
         let pod = world.pod(&mut network, "evil");
         let host = here(world);
         let victim = host.0.run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 9000)).unwrap()).unwrap();
-        let shown = host.0.run(|| UdpSocket::bind((pod.attachment.gateway, 9000)).unwrap()).unwrap();
+        let shown = host.0.run(|| UdpSocket::bind((pod.attachment.gateway.unwrap(), 9000)).unwrap()).unwrap();
         pod.netns
             .0
             .run(|| {
                 std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
                 world::ip("addr del 127.0.0.1/8 dev lo");
                 world::ip("route add 127.0.0.0/8 via 10.88.0.1 dev eth0 onlink");
-                let socket = UdpSocket::bind((pod.attachment.address.addr(), 0)).unwrap();
+                let socket = UdpSocket::bind((pod.ip(), 0)).unwrap();
                 socket.send_to(b"attack", (Ipv4Addr::LOCALHOST, 9000)).unwrap();
-                socket.send_to(b"allowed", (pod.attachment.gateway, 9000)).unwrap();
+                socket.send_to(b"allowed", (pod.attachment.gateway.unwrap(), 9000)).unwrap();
             })
             .unwrap();
         // They go the same way in order, so when the second is here the first is not coming any more.

@@ -153,7 +153,10 @@ fn another_subnet_is_taken_beside_the_one_that_pods_are_in_and_alone_once_they_a
         let config = NetworkConfig { ranges: subnet("10.90.0.0/24"), ..bridged };
         let mut other = PodNetwork::open(config).unwrap();
         let netns = world.netns("b");
-        assert_eq!(other.attach(&owner("b"), &netns.0, &[]).unwrap().address.to_string(), "10.90.0.2/24");
+        assert_eq!(
+            other.attach(&owner("b"), &netns.0, &[]).unwrap().address.unwrap().to_string(),
+            "10.90.0.2/24"
+        );
         let bridge = ip("-o addr show dunnage0");
         assert!(bridge.contains("10.90.0.1/24") && bridge.contains("10.88.0.1/16"), "{bridge}");
         other.detach(&owner("b")).unwrap();

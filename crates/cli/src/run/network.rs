@@ -38,7 +38,7 @@ pub(crate) fn attach(pod: &Pod, uid: &str, folder: &Folder) -> anyhow::Result<Pl
         network.attach(&owner(uid)?, &netns, &ports).context("attach the pod to the local network")?;
     Ok(Place {
         netns: path,
-        address: attachment.address.addr().into(),
+        address: attachment.ip(),
         bridge: attachment.bridge.as_str().to_owned(),
     })
 }

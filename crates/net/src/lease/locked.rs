@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dunnage_sys::Call;
@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 
 use super::header::{self, Header};
 use super::record::{self, Given, Lease, LeaseKind, LeaseState, Owner, Record, STATE_MASK};
-use super::table::{SUFFIX, Table, uptime, write_header};
+use super::table::{Table, uptime, write_header};
 use super::words::{Free, Words, read_or_zero};
 use super::{host_local, kept_ports};
 use crate::segment::Segments;
@@ -50,8 +50,9 @@ impl<'a> LockedLeases<'a> {
     }
 
     /// Whether every wanted address has a slot.
-    pub(crate) fn fits(&self) -> bool {
-        self.header.segments.include(&self.table.wanted()) && self.header.base6 == self.table.header().base6
+    pub(crate) fn fits(&self) -> Result<bool> {
+        let wanted = self.table.wanted(&self.header.segments)?;
+        Ok(self.header.segments.include(&wanted) && self.header.base6 == self.table.base6())
     }
 
     /// Begins an empty table, of the network's subnets.
@@ -67,13 +68,13 @@ impl<'a> LockedLeases<'a> {
     pub(crate) fn extend(&mut self) -> Result<()> {
         let mut header = self.header.clone();
         let name = || self.table.path.display().to_string();
-        for segment in self.table.wanted().iter() {
+        for segment in self.table.wanted(&self.header.segments)?.iter() {
             if !header.segments.append(*segment) {
                 let reason = format!("has no room for {} beside the pods in it", segment.net);
                 return Err(Error::Foreign { what: "lease table", name: name(), reason });
             }
         }
-        let wanted = self.table.header().base6;
+        let wanted = self.table.base6();
         if wanted.is_some() && wanted != header.base6 {
             if self.leases()?.iter().any(|lease| lease.given.address6.is_some()) {
                 let had = header.base6.unwrap_or(Ipv6Addr::UNSPECIFIED);
@@ -106,7 +107,7 @@ impl<'a> LockedLeases<'a> {
     ) -> Result<Lease> {
         let words = self.words()?;
         if let Some(lease) = self.find_in(&words, owner)? {
-            let address = lease.address.into();
+            let address = lease.ip();
             return Err(Error::Attached { owner: owner.to_string(), address });
         }
         let places = self.table.ranges.places(&self.header.segments);
@@ -166,7 +167,11 @@ impl<'a> LockedLeases<'a> {
     }
 
     fn exhausted(&self, words: &Words, places: &[(u64, u64)]) -> Error {
-        let nets: Vec<String> = self.table.ranges.v4.iter().map(|range| range.subnet.to_string()).collect();
+        let ranges = &self.table.ranges;
+        let mut nets: Vec<String> = ranges.v4.iter().map(|range| range.subnet.to_string()).collect();
+        if nets.is_empty() {
+            nets.extend(ranges.v6.as_ref().map(|range| range.subnet.to_string()));
+        }
         let total: u64 = places.iter().map(|(first, end)| end - first).sum();
         let used = words
             .used()
@@ -241,7 +246,7 @@ impl<'a> LockedLeases<'a> {
         }
         if lease.given.kind == LeaseKind::Imported {
             if let Some(dir) = &self.table.import {
-                let addresses = [Some(IpAddr::V4(lease.address)), lease.given.address6.map(IpAddr::V6)];
+                let addresses = [lease.address4().map(IpAddr::V4), lease.given.address6.map(IpAddr::V6)];
                 addresses.into_iter().flatten().for_each(|address| host_local::forget(dir, address));
             }
             if self.pass_on(lease)? {
@@ -352,7 +357,7 @@ impl<'a> LockedLeases<'a> {
 
     /// Hands those bits to another network of the directory; `false` when there is none.
     pub(crate) fn hand_over_switched(&self) -> Result<bool> {
-        let Some(other) = self.another_table()? else { return Ok(false) };
+        let Some((other, _)) = self.table.others()?.into_iter().next() else { return Ok(false) };
         let named = || format!("write {}", other.display());
         let file = OpenOptions::new().read(true).write(true).open(&other).call(named)?;
         let mut word = [0; 4];
@@ -360,27 +365,6 @@ impl<'a> LockedLeases<'a> {
         let both = u32::from_le_bytes(word) | self.switched()?;
         file.write_all_at(&both.to_le_bytes(), header::SWITCHED_AT).call(named)?;
         Ok(true)
-    }
-
-    /// A table of this boot other than this one.
-    fn another_table(&self) -> Result<Option<PathBuf>> {
-        let dir = &self.table.dir;
-        for entry in std::fs::read_dir(dir).call(|| format!("list {}", dir.display()))? {
-            let path = entry.call(|| format!("list {}", dir.display()))?.path();
-            if path != self.table.path
-                && path.extension().is_some_and(|end| end == SUFFIX)
-                && self.is_live(&path)
-            {
-                return Ok(Some(path));
-            }
-        }
-        Ok(None)
-    }
-
-    fn is_live(&self, path: &Path) -> bool {
-        let mut bytes = [0; header::WHOLE];
-        let read = File::open(path).and_then(|file| read_or_zero(&file, &mut bytes, 0));
-        read.is_ok() && Header::decode(&bytes).is_ok_and(|found| found.boot_id == self.table.boot_id)
     }
 
     /// The address of a slot.

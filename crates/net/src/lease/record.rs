@@ -1,11 +1,12 @@
 //! Who has a slot and what was given with it: 192 bytes with a checksum.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
 use crate::name::check_file_name;
+use crate::segment::is_placeholder;
 use crate::{Error, IfName, Mac, Result};
 
 /// Bytes of a record.
@@ -128,7 +129,7 @@ impl LeaseState {
 pub struct Lease {
     /// Its place in the table.
     pub slot: u32,
-    /// The address.
+    /// The IPv4 address, or what stands for it in a network without: see [`Self::address4`].
     pub address: Ipv4Addr,
     /// Where it is in its life.
     pub state: LeaseState,
@@ -142,6 +143,19 @@ impl Lease {
     #[must_use]
     pub fn kind(&self) -> LeaseKind {
         self.given.kind
+    }
+
+    /// The IPv4 address, if the network has such.
+    #[must_use]
+    pub fn address4(&self) -> Option<Ipv4Addr> {
+        Some(self.address).filter(|address| !is_placeholder(*address))
+    }
+
+    /// The address that people know it by: of IPv4, if there is one.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        let v6 = self.given.address6.map(IpAddr::V6);
+        self.address4().map(IpAddr::V4).or(v6).unwrap_or(IpAddr::V4(self.address))
     }
 
     /// Whether it is this owner's.

@@ -2,8 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dunnage_sys::{Call, Errno};
@@ -13,7 +14,7 @@ use super::host_local;
 use super::take_over::take_over;
 use super::words::read_or_zero;
 use crate::range::Ranges;
-use crate::segment::Segments;
+use crate::segment::{Segment, Segments};
 use crate::{Error, Result};
 
 const UPTIME: &str = "/proc/uptime";
@@ -32,9 +33,14 @@ pub(super) struct Table {
 
 impl Table {
     /// The header that an empty table gets.
-    pub(super) fn header(&self) -> Header {
-        let base6 = self.ranges.v6.as_ref().map(|range| range.first);
-        Header { boot_id: self.boot_id, segments: self.ranges.segments(), base6 }
+    fn header(&self) -> Result<Header> {
+        let segments = self.wanted(&Segments::default())?;
+        Ok(Header { boot_id: self.boot_id, segments, base6: self.base6() })
+    }
+
+    /// What slots are to be added to for IPv6.
+    pub(super) fn base6(&self) -> Option<Ipv6Addr> {
+        self.ranges.v6.as_ref().map(|range| range.first)
     }
 
     /// The file and its header; `None` when there is none of this boot.
@@ -67,7 +73,7 @@ impl Table {
 
     fn fill(&self, file: &File) -> Result<Header> {
         let named = || format!("write {}", self.path.display());
-        let header = self.header();
+        let header = self.header()?;
         let imported = match &self.import {
             Some(dir) => host_local::load(dir, uptime()?)?,
             None => Vec::new(),
@@ -82,8 +88,48 @@ impl Table {
         Error::Damaged { path: self.path.clone(), reason }
     }
 
-    pub(super) fn wanted(&self) -> Segments {
-        self.ranges.segments()
+    /// The parts that the network wants of a table that has some already.
+    pub(super) fn wanted(&self, had: &Segments) -> Result<Segments> {
+        if !self.ranges.v4.is_empty() {
+            return Ok(self.ranges.segments());
+        }
+        let mut wanted = Segments::default();
+        wanted.append(match had.placeholder() {
+            Some(segment) => segment,
+            None => self.free_placeholder()?,
+        });
+        Ok(wanted)
+    }
+
+    /// Placeholders that no other table of this boot has: links are named after them.
+    fn free_placeholder(&self) -> Result<Segment> {
+        let taken: Vec<Segment> =
+            self.others()?.iter().filter_map(|(_, header)| header.segments.placeholder()).collect();
+        let mut all = (0..=u8::MAX).map(Segment::placeholder);
+        all.find(|segment| !taken.contains(segment)).ok_or_else(|| Error::Foreign {
+            what: "lease directory",
+            name: self.dir.display().to_string(),
+            reason: "has all the 256 networks without IPv4 that a host can have".to_owned(),
+        })
+    }
+
+    /// The tables of this boot in the directory other than this one.
+    pub(super) fn others(&self) -> Result<Vec<(PathBuf, Header)>> {
+        let listed = || format!("list {}", self.dir.display());
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).call(listed)? {
+            let path = entry.call(listed)?.path();
+            if path != self.path && path.extension().is_some_and(|end| end == SUFFIX) {
+                others.extend(self.live_header(&path).map(|header| (path, header)));
+            }
+        }
+        Ok(others)
+    }
+
+    fn live_header(&self, path: &Path) -> Option<Header> {
+        let mut bytes = [0; header::WHOLE];
+        read_or_zero(&File::open(path).ok()?, &mut bytes, 0).ok()?;
+        Header::decode(&bytes).ok().filter(|found| found.boot_id == self.boot_id)
     }
 }
 

@@ -50,9 +50,16 @@ pub(super) fn take_over(
     }
     for (address, owner) in imported {
         let IpAddr::V6(address) = address else { continue };
-        if let Some(slot) = slot6(*address) {
+        let Some(slot) = slot6(*address) else { continue };
+        if !ranges.v4.is_empty() {
             put(slot, owner, Given::nothing(LeaseKind::Companion))?;
+            continue;
         }
+        let mut given = Given::nothing(LeaseKind::Imported);
+        given.address6 = Some(*address);
+        given.gateway6 = ranges.v6.as_ref().map(|range| range.gateway);
+        put(slot, owner, given)?;
+        cursor = cursor.max(slot + 1);
     }
     file.write_all_at(&end.to_le_bytes(), header::END_AT)?;
     file.write_all_at(&cursor.to_le_bytes(), header::CURSOR_AT)

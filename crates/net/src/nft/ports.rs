@@ -27,7 +27,7 @@ impl PodPorts {
     /// # Errors
     /// [`Error::Invalid`] for a port zero, an address of a family that the pod does not have, or a port that is
     /// asked for twice.
-    pub(crate) fn new(ports: &[HostPort], pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<Self> {
+    pub(crate) fn new(ports: &[HostPort], pod4: Option<Ipv4Addr>, pod6: Option<Ipv6Addr>) -> Result<Self> {
         let mut all: Vec<Element> = Vec::new();
         for port in ports {
             for element in Element::of(port, pod4, pod6)? {
@@ -42,16 +42,18 @@ impl PodPorts {
 }
 
 impl Element {
-    fn of(port: &HostPort, pod4: Ipv4Addr, pod6: Option<Ipv6Addr>) -> Result<Vec<Self>> {
+    fn of(port: &HostPort, pod4: Option<Ipv4Addr>, pod6: Option<Ipv6Addr>) -> Result<Vec<Self>> {
         if port.host_port == 0 || port.container_port == 0 {
             return Err(invalid(port, "is zero"));
         }
-        let v4 = |map, host: &[u8]| Self::new(port, map, host, &pod4.octets());
+        let v4 = |map, host: &[u8]| pod4.map(|pod4| Self::new(port, map, host, &pod4.octets()));
         let v6 = |map, host: &[u8]| pod6.map(|pod6| Self::new(port, map, host, &pod6.octets()));
         match port.host_ip {
-            None => Ok(std::iter::once(v4(HP4, &[])).chain(v6(HP6, &[])).collect()),
-            Some(IpAddr::V4(host)) if host.is_unspecified() => Ok(vec![v4(HP4, &[])]),
-            Some(IpAddr::V4(host)) => Ok(vec![v4(HPIP4, &host.octets())]),
+            None => Ok(v4(HP4, &[]).into_iter().chain(v6(HP6, &[])).collect()),
+            Some(IpAddr::V4(host)) => {
+                let element = if host.is_unspecified() { v4(HP4, &[]) } else { v4(HPIP4, &host.octets()) };
+                Ok(vec![element.ok_or_else(|| invalid(port, "is on an IPv4 address, and the pod has none"))?])
+            }
             Some(IpAddr::V6(host)) => {
                 let element = if host.is_unspecified() { v6(HP6, &[]) } else { v6(HPIP6, &host.octets()) };
                 Ok(vec![element.ok_or_else(|| invalid(port, "is on an IPv6 address, and the pod has none"))?])

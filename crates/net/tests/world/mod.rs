@@ -139,7 +139,7 @@ pub struct Pod {
 
 impl Pod {
     pub fn ip(&self) -> IpAddr {
-        self.attachment.address.addr().into()
+        self.attachment.ip()
     }
 }
 
