@@ -188,6 +188,18 @@ impl Fifo {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Reads what is there, at most `bytes`; nothing at the end.
+    ///
+    /// # Errors
+    /// When nothing comes and no writer leaves.
+    pub async fn read_some(&mut self, bytes: usize) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; bytes];
+        let read = timeout(limit(), self.receiver.read(&mut buffer)).await;
+        let count = read.with_context(|| format!("{} stays open", self.path.display()))??;
+        buffer.truncate(count);
+        Ok(buffer)
+    }
+
     /// Reads until `text` has come.
     ///
     /// # Errors

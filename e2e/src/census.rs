@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::cgroup;
+use crate::fault;
 use crate::process;
 use crate::programs::installed;
 use crate::wait;
@@ -42,7 +43,8 @@ pub enum Kind {
     Cgroup,
     /// A process or zombie of the world.
     Process,
-    /// A network namespace that a process of the world is in or holds open.
+    /// A network namespace beside the world's own that a process of the world is in or holds open, or that a mount
+    /// gives a name.
     NetworkNamespace,
     /// A network link in the world's namespace.
     Link,
@@ -109,7 +111,7 @@ impl Census {
             (Kind::MachineMount, mounts(&machine, |_| true)?.into_iter().filter(scope).collect()),
             (Kind::Cgroup, cgroups()?.into_iter().filter(scope).collect()),
             (Kind::Process, processes.iter().map(describe).collect()),
-            (Kind::NetworkNamespace, process::namespaces(&processes, "net")),
+            (Kind::NetworkNamespace, network_namespaces(world, &processes)?),
             (Kind::Link, links("thread-self")?),
             (Kind::MachineLink, if whole { links(&machine)? } else { BTreeSet::new() }),
             (Kind::File, files(world)),
@@ -139,6 +141,14 @@ impl Census {
     /// # Errors
     /// The changes that remain: what leaked, and what should not have been removed.
     pub async fn require_same(&self, world: &World) -> Result<()> {
+        self.require_same_within(world, SETTLE * wait::patience()).await
+    }
+
+    /// The same with so much time to settle.
+    ///
+    /// # Errors
+    /// As [`Self::require_same`].
+    pub async fn require_same_within(&self, world: &World, settle: Duration) -> Result<()> {
         let start = Instant::now();
         loop {
             let changes = self.changes(&Self::take(world)?);
@@ -146,11 +156,7 @@ impl Census {
                 return Ok(());
             }
             let waited = start.elapsed();
-            ensure!(
-                waited < SETTLE * wait::patience(),
-                "left behind after {waited:?}:\n{}",
-                changes.join("\n")
-            );
+            ensure!(waited < settle, "left behind after {waited:?}:\n{}", changes.join("\n"));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -206,11 +212,30 @@ fn links(who: &str) -> Result<BTreeSet<String>> {
     Ok(table.lines().filter_map(name).filter(|name| name != BRIDGE).collect())
 }
 
+/// The rig's own, in which the test is, is there before and after.
+fn network_namespaces(world: &World, processes: &[process::Process]) -> Result<BTreeSet<String>> {
+    let own = fs::read_link("/proc/thread-self/ns/net").context("read own network namespace")?;
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").context("read the mount table")?;
+    // The root of such a mount is the namespace itself.
+    let named = table.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let id = words.next()?.parse().ok()?;
+        let root = words.nth(2)?;
+        (root.starts_with("net:[") && !world.is_inherited(id)).then(|| root.to_owned())
+    });
+    let mut namespaces = process::namespaces(processes, "net");
+    namespaces.extend(named);
+    namespaces.remove(&*own.to_string_lossy());
+    Ok(namespaces)
+}
+
 /// Everything below `/run`, which is the world's own, except the folders that belong to no single container.
 fn files(world: &World) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     walk(Path::new("/run"), &mut |path, is_dir| {
-        let stands = path.starts_with(ANSWERS) || (is_dir && is_standing(path, world.id()));
+        let stands = path.starts_with(ANSWERS)
+            || path.starts_with(fault::PLACE)
+            || (is_dir && is_standing(path, world.id()));
         if !stands {
             found.insert(path.to_string_lossy().into_owned());
         }

@@ -11,7 +11,7 @@ use crate::process;
 pub struct Footprint {
     /// How many descriptors of each kind it has open.
     pub descriptors: BTreeMap<String, usize>,
-    /// Memory that is its alone, in KiB.
+    /// Memory that it has written to and shares with nobody, in KiB.
     pub private_kib: u64,
     /// Its threads.
     pub threads: usize,
@@ -23,7 +23,8 @@ impl Footprint {
     /// What `pid` holds now; `None` when it is gone.
     pub fn of(pid: i32) -> Option<Self> {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+        // Not the clean pages: they are the program's, and private only while nobody else runs it.
+        let private = rollup.lines().filter(|line| line.starts_with("Private_Dirty:"));
         let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
         let children = process::Process::all().into_iter().filter(|process| process.parent == pid);
         Some(Self {

@@ -14,6 +14,7 @@ pub mod containerd;
 pub mod cri;
 pub mod ctr;
 pub mod events;
+pub mod fault;
 pub mod footprint;
 pub mod history;
 pub mod image;

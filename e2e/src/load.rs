@@ -35,7 +35,10 @@ use life::{Counts, Life};
 /// What private memory of the staying pod's shim may grow by: what its allocator takes ahead.
 const GROWTH_KIB: u64 = 256;
 
-/// Rounds of the staying pod before its shim is measured for the first time.
+/// Of how many moments the outcome shows the staying pod's shim.
+const SHOWN: usize = 12;
+
+/// Rounds of the staying pod between two looks at its shim, and before the first.
 const WARM_UP: usize = 5;
 
 /// How much load, for how long.
@@ -261,15 +264,16 @@ impl fmt::Display for Outcome {
         writeln!(f, "{}", self.counts)?;
         write!(f, "{}", self.latencies)?;
         if let [first, .., last] = self.footprints.as_slice() {
-            let most = self.footprints.iter().map(|footprint| footprint.private_kib).max().unwrap_or(0);
+            let step = self.footprints.len().div_ceil(SHOWN).max(1);
+            let shown = self.footprints.iter().step_by(step).chain([last]);
+            let private: Vec<String> = shown.map(|footprint| footprint.private_kib.to_string()).collect();
             writeln!(
                 f,
-                "shim of the staying pod: {} KiB private at first, {most} at most, {} at the end; \
-                 {} descriptors at first, {} at the end",
-                first.private_kib,
-                last.private_kib,
+                "shim of the staying pod: {} descriptors at first, {} at the end; private KiB in {} rounds: {}",
                 first.descriptors.values().sum::<usize>(),
                 last.descriptors.values().sum::<usize>(),
+                WARM_UP * (self.footprints.len() - 1),
+                private.join(" "),
             )?;
         }
         Ok(())

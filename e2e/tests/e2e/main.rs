@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod ctr;
+mod faults;
 mod files;
 mod limits;
+mod load;
 mod machine;
 mod network;
 mod order;

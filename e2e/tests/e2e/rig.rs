@@ -1,18 +1,22 @@
 //! What most tests begin and end with.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use containerd_shim_protos::api::DeleteResponse;
+use anyhow::{Context, Result, ensure};
+use containerd_shim_protos::api::{DeleteResponse, StateResponse};
 use dunnage_e2e::bundle::{Bundle, Fifo};
 use dunnage_e2e::census::Census;
 use dunnage_e2e::containerd::Containerd;
 use dunnage_e2e::cri::{self, Cri, Pod, api};
 use dunnage_e2e::ctr::Ctr;
 use dunnage_e2e::events::Events;
-use dunnage_e2e::programs::Runtime;
+use dunnage_e2e::fault::{self, Script};
+use dunnage_e2e::history;
+use dunnage_e2e::programs::{Runtime, built};
 use dunnage_e2e::shim::{Daemon, Launch};
-use dunnage_e2e::task::TaskClient;
+use dunnage_e2e::task::{Status, TaskClient};
+use dunnage_e2e::wait;
 use dunnage_e2e::world::World;
 
 /// A bare shim's surroundings: a world, an events endpoint and a census of both.
@@ -24,7 +28,18 @@ pub(crate) struct Bench {
     pub(crate) world: World,
 }
 
+/// How long events may be on their way when all calls are answered.
+const DELIVERY: Duration = Duration::from_secs(15);
+
 impl Bench {
+    /// A bench on which a double stands before the shim and does what `script` adds.
+    pub(crate) async fn with_double(script: impl FnOnce(Script) -> Script) -> Result<Self> {
+        let mut bench = Self::new().await?;
+        script(Script::new(&bench.world)?).write()?;
+        bench.launch.program = built(fault::DOUBLE_SHIM)?;
+        Ok(bench)
+    }
+
     pub(crate) async fn new() -> Result<Self> {
         let world = World::enter()?;
         let socket = PathBuf::from("/run/events.sock");
@@ -77,10 +92,64 @@ impl Bench {
         }
     }
 
+    /// A task's whole life with its output: each answer is compared with the others, with what was asked for and
+    /// with the events.
+    pub(crate) async fn life(&self, id: &str, args: &[&str], status: u32, output: &str) -> Result<()> {
+        let (bundle, client) = self.task(id, args).await?;
+        let (stdout, stderr) = self.fifos()?;
+        let pid = bundle.create(&self.world, &client, ["", stdout.path(), stderr.path()]).await?;
+        require_state(&client, id, Status::CREATED, pid).await?;
+        let started = client.start(id, "").await?;
+        ensure!(started == pid, "Start answers pid {started}, Create {pid}");
+        let (printed, errors) = (tokio::spawn(stdout.read_to_end()), tokio::spawn(stderr.read_to_end()));
+        let end = client.wait(id, "").await?.exit_status;
+        ensure!(end == status, "Wait answers {end}, not {status}");
+        let stopped = require_state(&client, id, Status::STOPPED, pid).await.context("after Wait")?;
+        ensure!(stopped.exit_status == status, "State answers {}, not {status}", stopped.exit_status);
+        let deleted = client.delete(id, "").await?;
+        ensure!(deleted.pid == pid && deleted.exit_status == status, "{deleted:?}");
+        let (printed, errors) = (printed.await??, errors.await??);
+        ensure!(printed == output, "{} bytes came out, not {}", printed.len(), output.len());
+        ensure!(errors.is_empty(), "{errors}");
+        self.dispose(bundle, &client).await?;
+        self.require_history(id).await
+    }
+
+    /// Requires that all events of a deleted task have come as containerd expects them.
+    pub(crate) async fn require_history(&self, id: &str) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let events = self.events.of(id);
+            let wrongs = history::wrongs(id, &events);
+            if wrongs.is_empty() {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < DELIVERY * wait::patience(), "{}\n{events:#?}", wrongs.join("\n"));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What is there now and was not before, and the other way round.
+    pub(crate) fn changes(&self) -> Result<Vec<String>> {
+        Ok(self.before.changes(&Census::take(&self.world)?))
+    }
+
     /// Requires that nothing is left of what the test did.
     pub(crate) async fn require_nothing_left(&self) -> Result<()> {
         self.before.require_same(&self.world).await
     }
+
+    /// The same for what has had its time already.
+    pub(crate) async fn require_nothing_left_now(&self) -> Result<()> {
+        self.before.require_same_within(&self.world, Duration::ZERO).await
+    }
+}
+
+async fn require_state(client: &TaskClient, id: &str, status: Status, pid: u32) -> Result<StateResponse> {
+    let state = client.state(id, "").await?;
+    ensure!(state.status.enum_value() == Ok(status), "State answers {:?}, not {status:?}", state.status);
+    ensure!(state.pid == pid, "State answers pid {}, not {pid}", state.pid);
+    Ok(state)
 }
 
 /// A containerd with the probe image, its `ctr`, and a census of both.
