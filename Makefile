@@ -13,9 +13,10 @@ PREFIX ?= /usr/local
 PROGRAMS := containerd-shim-dunnage-v1 dunnage dunnage-cni
 PACKAGES := -p dunnage-shim -p dunnage-cli -p dunnage-cni
 CARGO ?= cargo
-# Pass arguments on: make e2e ARGS='-E "test(exec)"', make bench ARGS='--rounds 200', make run ARGS='--help'.
+# Pass arguments on: make e2e ARGS='--test-threads 1', make bench ARGS='--rounds 200', make run ARGS='--help'.
 ARGS ?=
-# Of make e2e-vm and vm-shell: a file in e2e/vm/configs, and which tests.
+# Of make e2e: a line of e2e/lines/lines. Of make e2e-vm and vm-shell: a file in e2e/vm/configs. Of both: which tests.
+LINE ?=
 CONFIG ?= trixie-v2
 TEST ?=
 
@@ -83,10 +84,8 @@ unit: ## unit and kernel tests of every crate (root)
 	$(CARGO) test --doc --workspace --exclude dunnage-e2e --locked
 
 .PHONY: e2e
-e2e: ## e2e suite on this machine's containerd (root); RUNTIME=runc runs it on the reference shim
-	$(CARGO) build --locked $(PACKAGES)
-	$(CARGO) build --locked -p dunnage-e2e --bins
-	RUST_BACKTRACE=0 $(CARGO) nextest run -p dunnage-e2e --test e2e --locked --no-fail-fast $(ARGS)
+e2e: ## e2e suite on three lines of containerd side by side (root); LINE=1.6|1.7|2.1 TEST=regex RUNTIME=runc
+	CARGO='$(CARGO)' ARGS='$(ARGS)' e2e/lines/run '$(LINE)' '$(TEST)'
 
 .PHONY: e2e-vm
 e2e-vm: ## e2e suite in a virtual machine; CONFIG=trixie-v2|trixie-v2-systemd|bookworm-v2|bookworm-v1 TEST=regex

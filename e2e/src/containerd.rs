@@ -74,12 +74,12 @@ impl Containerd {
     pub async fn start_on(world: &World, network: &Network, extra: &str) -> Result<Self> {
         let root = world.dir().join("containerd");
         fs::create_dir_all(root.join("cni")).context("make containerd's folders")?;
-        let config = root.join("config.toml");
+        let config = world.logs().join("config.toml");
         let configuration = Line::under_test()?.configuration(&root, &network.plugins);
         fs::write(&config, configuration + extra).context("write containerd's configuration")?;
         fs::write(root.join("cni/10-e2e.conflist"), network.list.to_string())
             .context("write the pod network")?;
-        let log = root.join("log");
+        let log = world.logs().join("containerd.log");
         let mut containerd = Self { root, log, config, child: None, namespace: world.id().to_owned() };
         containerd.launch().await?;
         Ok(containerd)

@@ -350,7 +350,7 @@ pub fn security(config: &mut api::ContainerConfig) -> &mut api::LinuxContainerSe
 
 /// Where the containers of a world log.
 pub fn log_dir(world: &World) -> PathBuf {
-    world.dir().join("logs")
+    world.logs().join("pods")
 }
 
 /// The lines a container logged, without time and tags.

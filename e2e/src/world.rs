@@ -38,6 +38,7 @@ const RIG: &str = "rig";
 pub struct World {
     id: String,
     dir: TempDir,
+    logs: PathBuf,
     machine: i32,
     inherited: BTreeSet<u64>,
     marker: Hierarchy,
@@ -54,6 +55,7 @@ impl World {
         sweep().context("clean up after tests that were killed")?;
         let id = format!("{PREFIX}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
         let dir = TempDir::with_prefix("dunnage-e2e-").context("make a folder")?;
+        let logs = logs(dir.path())?;
         let machine = getppid().context("the parent is gone")?.as_raw_nonzero().get();
         separate().context("enter fresh namespaces: the e2e suite needs root")?;
         let inherited = mount_ids()?;
@@ -69,7 +71,7 @@ impl World {
         if has_systemd_driver() {
             systemctl("start", &format!("{id}.slice"))?;
         }
-        Ok(Self { id, dir, machine, inherited, marker, home })
+        Ok(Self { id, dir, logs, machine, inherited, marker, home })
     }
 
     /// What marks this world: the containerd namespace of `ctr` and the parent of all its cgroups.
@@ -80,6 +82,12 @@ impl World {
     /// A folder of this world on a real disk.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// A folder for what a person wants to read when the test has failed: `E2E_RESULTS/TEST`, which outlives the
+    /// world, if that is set.
+    pub fn logs(&self) -> &Path {
+        &self.logs
     }
 
     /// A process that stayed in the machine's own namespaces: the one that started the test.
@@ -140,6 +148,9 @@ impl World {
     }
 
     fn close(&self) -> Result<()> {
+        if !self.logs.starts_with(self.dir()) {
+            fs::write(self.logs.join("processes"), self.describe()).context("keep the list of processes")?;
+        }
         kill_all(&self.id);
         if has_systemd_driver() {
             // The slice above is of this process alone, too.
@@ -148,6 +159,15 @@ impl World {
         }
         move_to(&self.home)?;
         cgroup::remove(&self.id)
+    }
+
+    /// What runs in the world, line by line.
+    fn describe(&self) -> String {
+        let line = |process: Process| {
+            let Process { pid, parent, name, state, cgroups } = process;
+            format!("{pid} {name} ({state}), child of {parent}, in {}\n", cgroups.join(" "))
+        };
+        self.processes().into_iter().map(line).collect()
     }
 
     /// The hierarchy in which processes of this world are marked.
@@ -166,6 +186,17 @@ impl Drop for World {
             eprintln!("world {}: {error:#}", self.id);
         }
     }
+}
+
+/// libtest names the thread of a test after it. A colon would not do in the archives of some CI systems.
+fn logs(dir: &Path) -> Result<PathBuf> {
+    let thread = thread::current();
+    let logs = match (env::var_os("E2E_RESULTS"), thread.name()) {
+        (Some(results), Some(test)) => PathBuf::from(results).join(test.replace("::", ".")),
+        _ => dir.join("logs"),
+    };
+    fs::create_dir_all(&logs).with_context(|| format!("make {}", logs.display()))?;
+    Ok(logs)
 }
 
 fn has_systemd_driver() -> bool {
