@@ -46,7 +46,7 @@ pub fn take_down(store: &Store, id: &ContainerId) -> Result<Option<Leftover>> {
 /// The containers for which containerd executes no `delete` when the shim of their pod has died.
 ///
 /// containerd 2.0 to 2.3 routes the calls of a pod's containers to the shim of its sandbox, and when that dies
-/// cleans up after the sandbox alone (containerd/containerd#13293). It names the sandbox in the bundle of each.
+/// cleans up after the sandbox alone (containerd/containerd#13293).
 ///
 /// # Errors
 /// When the records cannot be listed.
@@ -55,8 +55,7 @@ pub fn routed_to(store: &Store, sandbox: &ContainerId) -> Result<Vec<ContainerId
     for id in store.ids()? {
         // What cannot be read is for the `delete` of that container to complain about.
         let Ok(Some(record)) = store.load(&id) else { continue };
-        let named = std::fs::read_to_string(record.content().bundle.join("sandbox"));
-        if id != *sandbox && named.is_ok_and(|named| named == sandbox.as_str()) {
+        if record.content().routed_to.as_deref() == Some(sandbox.as_str()) && id != *sandbox {
             routed.push(id);
         }
     }
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_whose_bundle_names_the_sandbox_are_those_routed_to_it() {
+    fn containers_whose_bundle_named_the_sandbox_are_those_routed_to_it() {
         let root = tempfile::tempdir().unwrap();
         let store = Store::new(root.path(), &"k8s.io".parse().unwrap());
         let sandbox_of = [("pod", None), ("web", Some("pod")), ("other", Some("pod2")), ("old", None)];
@@ -108,6 +107,7 @@ mod tests {
             }
             let cgroup = CgroupPath::Cgroupfs(name.into());
             store.create(&name.parse().unwrap(), &bundle, &cgroup, None).unwrap();
+            std::fs::remove_dir_all(&bundle).unwrap();
         }
         let routed = |sandbox: &str| routed_to(&store, &sandbox.parse().unwrap()).unwrap();
         assert_eq!(routed("pod"), ["web".parse().unwrap()]);

@@ -52,6 +52,10 @@ pub struct Content {
     version: u32,
     /// Absolute path of the bundle.
     pub bundle: PathBuf,
+    /// The sandbox to whose shim containerd 2 routes the calls of this container: it says so in the bundle, which
+    /// may be gone when the shim is.
+    #[serde(default)]
+    pub routed_to: Option<String>,
     /// Where its cgroup is.
     cgroup: String,
     /// Where its root file system was mounted, when the shim mounted it.
@@ -106,6 +110,7 @@ impl Store {
         let content = Content {
             version: VERSION,
             bundle: bundle.to_owned(),
+            routed_to: fs::read_to_string(bundle.join("sandbox")).ok(),
             cgroup: cgroup_text(cgroup),
             mounted_rootfs,
             init: None,
