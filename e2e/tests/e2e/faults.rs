@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use dunnage_e2e::bundle::{self, Bundle, Fifo};
 use dunnage_e2e::fault::{self, Deed, Leak, Lie, Moment, Script, Victim};
 use dunnage_e2e::footprint::Footprint;
+use dunnage_e2e::line::Line;
 use dunnage_e2e::programs::built;
 use dunnage_e2e::task::{Code, Create, Exec, Status, TaskClient, Version, code, message};
 use dunnage_e2e::wait;
@@ -207,8 +208,14 @@ async fn containerd_killed_at_any_moment_finds_its_way_back_when_it_is_restarted
         Moment::event("/tasks/start"),
         Moment::event("/tasks/exit"),
         Moment::before("Delete"),
+        Moment::after("Delete"),
     ];
     for (round, moment) in moments.into_iter().enumerate() {
+        let loses_task = [Moment::before("Create"), Moment::after("Delete")].contains(&moment);
+        if loses_task && !Line::under_test()?.is_since(1, 7) {
+            println!("not before containerd 1.7: 1.6 forgets a shim that has no task (containerd#6860)");
+            continue;
+        }
         let story = format!("{moment:?}");
         Script::new(&node.world)?.at(moment, Deed::Kill(Victim::Containerd)).write()?;
         let id = format!("c{round}");

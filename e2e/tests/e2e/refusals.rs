@@ -1,13 +1,13 @@
 //! Bad input through the API: each is refused with a reason a person can act on, and leaves nothing.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use dunnage_e2e::bundle::{self, Bundle};
-use dunnage_e2e::command;
+use dunnage_e2e::fault;
 use dunnage_e2e::task::{Code, Create, Exec, TaskClient, code, message};
 use serde_json::json;
-use tokio::process::Command;
 
 use crate::only_dunnage;
 use crate::rig::{Bench, forgive_reference_its_sockets};
@@ -281,13 +281,9 @@ async fn a_full_disk_under_the_state_folder() -> Result<()> {
     }
     let bench = Bench::new().await?;
     let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
-    let state = std::path::Path::new("/run/dunnage");
-    fs::create_dir_all(state)?;
-    let words = ["-t", "tmpfs", "-o", "size=4k,nr_inodes=2", "none", "/run/dunnage"];
-    command::output(Command::new("mount").args(words)).await?.ok()?;
-    let reason = refused(&bench, &bundle, &client).await;
-    command::output(Command::new("umount").args(["--lazy", "/run/dunnage"])).await?.ok()?;
-    let reason = reason?;
+    let full = fault::disk(Path::new("/run/dunnage"), 1, 2, &[])?;
+    let reason = refused(&bench, &bundle, &client).await?;
+    full.lift()?;
     ensure!(reason.contains("ENOSPC") || reason.contains("no space left"), "{reason}");
     bench.dispose(bundle, &client).await.context("after the disk has room again")?;
     bench.require_nothing_left().await
@@ -299,11 +295,8 @@ async fn a_full_disk_under_the_bundle() -> Result<()> {
     let (bundle, client) = bench.task("c", &["true"]).await?;
     // Room for the specification alone: the shim cannot put anything beside it.
     let dir = bundle.path();
-    let config = fs::read(bundle.dir.join("config.json"))?;
-    let words = ["-t", "tmpfs", "-o", "size=8k,nr_inodes=4", "none", dir];
-    command::output(Command::new("mount").args(words)).await?.ok()?;
+    let full = fault::disk(&bundle.dir, 2, 4, &["config.json"])?;
     fs::create_dir(bundle.dir.join("rootfs"))?;
-    fs::write(bundle.dir.join("config.json"), config)?;
     fs::write(bundle.dir.join("last"), "")?;
     let rootfs = bundle.rootfs(&bench.world)?;
     let created = client.create(Create { id: "c", bundle: dir, rootfs, ..Default::default() }).await;
@@ -317,7 +310,7 @@ async fn a_full_disk_under_the_bundle() -> Result<()> {
     }
     client.shutdown("c").await?;
     bench.delete(&bundle).await?;
-    command::output(Command::new("umount").args(["--lazy", dir])).await?.ok()?;
+    full.lift()?;
     bundle.remove(&bench.world)?;
     forgive_reference_its_sockets()?;
     bench.require_nothing_left().await

@@ -32,10 +32,12 @@ impl Deeds {
         self.shim.store(pid, Ordering::SeqCst);
     }
 
-    /// Does what is to be done at `moment`.
+    /// Does what is to be done at `moment`. Says whether whoever called is still there.
     #[expect(clippy::print_stderr, reason = "the double's standard error is its log")]
-    pub(crate) async fn at(&self, moment: &Moment) {
+    pub(crate) async fn at(&self, moment: &Moment) -> bool {
+        let mut is_called = true;
         for deed in self.due(moment) {
+            is_called &= deed != Deed::Kill(Victim::Containerd);
             let done = match &deed {
                 Deed::Kill(victim) => self.kill(*victim).await,
                 Deed::Leak(what) => leak(*what, &self.dir),
@@ -44,6 +46,7 @@ impl Deeds {
                 eprintln!("{deed:?} at {moment:?}: {error:#}");
             }
         }
+        is_called
     }
 
     /// Each is due once.

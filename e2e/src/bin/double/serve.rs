@@ -120,7 +120,10 @@ struct Method {
 impl MethodHandler for Method {
     async fn handler(&self, _: TtrpcContext, mut request: Request) -> ttrpc::Result<Response> {
         let Double { shim, deeds, .. } = &*self.double;
-        deeds.at(&Moment::before(&self.name)).await;
+        if !deeds.at(&Moment::before(&self.name)).await {
+            // What its caller took along the shim never sees.
+            return Err(ttrpc::Error::Others("the caller is gone".to_owned()));
+        }
         let others = |error: anyhow::Error| ttrpc::Error::Others(format!("{error:#}"));
         if let Some(answer) = self.double.lie_before(&self.name, &mut request).map_err(others)? {
             return Ok(answer);
