@@ -110,12 +110,11 @@ impl Told {
     }
 
     fn require_pid(&mut self, event: &str, pid: u32) {
-        match self.created {
-            Some(created) => {
-                self.require(created == pid, || format!("TaskCreate says pid {created} and {event} {pid}"))
-            }
-            None => self.wrongs.push(format!("{event} before TaskCreate")),
-        }
+        let Some(created) = self.created else {
+            self.wrongs.push(format!("{event} before TaskCreate"));
+            return;
+        };
+        self.require(created == pid, || format!("TaskCreate says pid {created} and {event} {pid}"));
     }
 
     fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {

@@ -59,18 +59,24 @@ impl Deeds {
 
     async fn kill(&self, victim: Victim) -> Result<()> {
         match victim {
-            Victim::Shim => fault::kill(self.shim.load(Ordering::SeqCst)).await?,
-            Victim::Caller => fault::kill(i32::try_from(std::process::id())?).await?,
+            // Whoever is connected sees what it would see of a shim that was killed: nothing more comes.
+            Victim::Shim => {
+                fault::kill(self.shim.load(Ordering::SeqCst)).await?;
+                fault::kill(own_pid()?).await
+            }
+            Victim::Caller => fault::kill(own_pid()?).await,
             Victim::Containerd => {
                 let id = world_id()?;
                 let is_daemon = |process: &Process| process.name == "containerd" && process.is_in(&id);
                 let daemon = Process::all().into_iter().find(is_daemon).context("no containerd here")?;
-                return fault::kill(daemon.pid).await;
+                fault::kill(daemon.pid).await
             }
         }
-        // Whoever is connected sees what it would see of a shim that was killed: nothing more comes.
-        std::process::exit(0)
     }
+}
+
+fn own_pid() -> Result<i32> {
+    Ok(i32::try_from(std::process::id())?)
 }
 
 /// The id of the world, which this process's cgroup carries.
