@@ -17,7 +17,7 @@ CARGO ?= cargo
 ARGS ?=
 # Of make e2e: a line of e2e/lines/lines. Of make e2e-vm and vm-shell: a file in e2e/vm/configs. Of both: which tests.
 LINE ?=
-CONFIG ?= trixie-v2
+CONFIG ?=
 TEST ?=
 
 .PHONY: help
@@ -88,7 +88,7 @@ e2e: ## e2e suite on three lines of containerd side by side (root); LINE=1.6|1.7
 	CARGO='$(CARGO)' ARGS='$(ARGS)' e2e/lines/run '$(LINE)' '$(TEST)'
 
 .PHONY: e2e-vm
-e2e-vm: ## e2e suite in a virtual machine; CONFIG=trixie-v2|trixie-v2-systemd|bookworm-v2|bookworm-v1 TEST=regex
+e2e-vm: ## e2e suite in virtual machines; CONFIG=trixie-v2|trixie-v2-systemd|bookworm-v2|bookworm-v1 TEST=regex FULL=1
 	e2e/vm/run '$(CONFIG)' '$(TEST)'
 
 .PHONY: vm-quick
@@ -99,6 +99,12 @@ vm-quick: ## seven tests on cgroup v2 with AppArmor in a virtual machine, as in 
 .PHONY: vm-shell
 vm-shell: ## root shell in the virtual machine of CONFIG, with dunnage's programs in /payload/bin
 	e2e/vm/run --shell '$(CONFIG)'
+
+.PHONY: load
+load: ## pods that live random lives, each answer checked (root); ARGS='--pods 8 --seconds 30 --seed N', RUNTIME=runc
+	$(CARGO) build --locked $(PACKAGES)
+	$(CARGO) build --locked -p dunnage-e2e --bins
+	RUST_BACKTRACE=0 $(DEBUG)/load $(ARGS)
 
 .PHONY: bench
 bench: ## measure dunnage beside other shims and the kernel's floor in one run (root)
