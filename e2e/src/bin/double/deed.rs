@@ -57,7 +57,7 @@ impl Deeds {
         due.into_iter().map(|act: Act| act.deed).collect()
     }
 
-    async fn kill(&self, victim: Victim) -> Result<()> {
+    pub(crate) async fn kill(&self, victim: Victim) -> Result<()> {
         match victim {
             // Whoever is connected sees what it would see of a shim that was killed: nothing more comes.
             Victim::Shim => {

@@ -12,7 +12,7 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim_async::create_events;
 use dunnage_e2e::bundle::Fifo;
-use dunnage_e2e::fault::{Lie, Moment, PLACE, Script};
+use dunnage_e2e::fault::{Lie, Moment, PLACE, Script, Victim};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -128,7 +128,20 @@ impl MethodHandler for Method {
         if let Some(answer) = self.double.lie_before(&self.name, &mut request).map_err(others)? {
             return Ok(answer);
         }
-        let mut answer = shim.request(request).await?;
+        let mut answer = match shim.request(request).await {
+            Err(error) if !matches!(error, ttrpc::Error::RpcStatus(_)) => {
+                // The shim is gone, so its callers lose their connection and hear nothing more.
+                _ = deeds.kill(Victim::Caller).await;
+                return Err(error);
+            }
+            // The crate would make UNKNOWN of every status that a handler returns as its error.
+            Err(ttrpc::Error::RpcStatus(status)) => {
+                let mut refused = Response::new();
+                refused.set_status(status);
+                refused
+            }
+            answered => answered?,
+        };
         self.double.lie_after(&self.name, &mut answer).map_err(others)?;
         deeds.at(&Moment::after(&self.name)).await;
         Ok(answer)
