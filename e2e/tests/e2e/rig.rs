@@ -13,6 +13,7 @@ use dunnage_e2e::ctr::Ctr;
 use dunnage_e2e::events::{Event, Events};
 use dunnage_e2e::fault::{self, Script};
 use dunnage_e2e::history;
+use dunnage_e2e::line::Line;
 use dunnage_e2e::programs::{Runtime, built};
 use dunnage_e2e::shim::{Daemon, Launch};
 use dunnage_e2e::task::{Status, TaskClient};
@@ -49,7 +50,7 @@ impl Bench {
             address: PathBuf::from("/run/containerd/containerd.sock"),
             events: socket,
             namespace: world.id().to_owned(),
-            daemon: Daemon::V1_6,
+            daemon: daemon()?,
             env: Vec::new(),
         };
         let before = Census::take(&world)?;
@@ -153,6 +154,12 @@ async fn require_state(client: &TaskClient, id: &str, status: Status, pid: u32) 
     ensure!(state.status.enum_value() == Ok(status), "State answers {:?}, not {status:?}", state.status);
     ensure!(state.pid == pid, "State answers pid {}, not {pid}", state.pid);
     Ok(state)
+}
+
+/// Who starts a bare shim. The reference speaks as its own containerd expects; dunnage understands every
+/// containerd, of which the oldest says least.
+fn daemon() -> Result<Daemon> {
+    if Runtime::under_test().is_dunnage() { Ok(Daemon::V1_6) } else { Ok(Line::under_test()?.daemon()) }
 }
 
 /// A containerd with the probe image, its `ctr`, and a census of both.
