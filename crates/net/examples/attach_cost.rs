@@ -1,67 +1,56 @@
-//! What attaching and detaching cost, step by step, as medians and 90th percentiles in microseconds:
-//! `attach_cost [PODS]`. Runs as root in network namespaces of its own.
+//! What attaching and detaching cost without a program of their own: `attach_cost NETNS STATE_DIR NETWORK SUBNET`.
+//!
+//! Works in that network namespace. Reads lines `add NETNS ID PORT` and `del ID` from stdin, answers each with a
+//! line of microseconds. `make bench` drives it beside `e2e/floor/net.c`, which sends the bare messages.
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context;
-use dunnage_net::{Netns, NetworkConfig, Owner, PodNetwork};
-
-#[derive(Debug, Default)]
-struct Figures {
-    netns: Vec<u128>,
-    /// With bridge, nftables table and forwarding, which the first pod makes.
-    first: Vec<u128>,
-    attach: Vec<u128>,
-    detach: Vec<u128>,
-    remove: Vec<u128>,
-}
+use anyhow::{Context, bail};
+use dunnage_net::{HostPort, Netns, NetworkConfig, Owner, PodNetwork, Protocol, Ranges};
 
 fn main() -> anyhow::Result<()> {
-    let pods = std::env::args().nth(1).map_or(Ok(100), |text| text.parse()).context("number of pods")?;
-    let dir = tempfile::Builder::new().prefix("dunnage-net-cost-").tempdir_in("/run")?;
-    let host = Netns::create(&dir.path().join("netns"), "host")?;
-    let figures = host.run(|| measure(dir.path(), pods))?;
-    Netns::remove(host.path())?;
-    let figures = figures?;
-    let Figures { netns, first, attach, detach, remove } = figures;
-    let all =
-        [("netns", netns), ("first", first), ("attach", attach), ("detach", detach), ("remove", remove)];
-    for (name, mut values) in all {
-        values.sort_unstable();
-        println!("{name:8} p50 {:6} p90 {:6}", values[values.len() / 2], values[values.len() * 9 / 10]);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [host, state_dir, name, subnet] = &arguments[..] else {
+        bail!("usage: attach_cost NETNS STATE_DIR NETWORK SUBNET");
+    };
+    let config = NetworkConfig {
+        name: name.parse()?,
+        state_dir: state_dir.into(),
+        ranges: Ranges::of(subnet.parse()?, None),
+        ..NetworkConfig::local()
+    };
+    Netns::open(Path::new(host))?.run(|| serve(config))?
+}
+
+fn serve(config: NetworkConfig) -> anyhow::Result<()> {
+    let mut network = PodNetwork::open(config)?;
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let took = match words[..] {
+            ["add", netns, id, port] => add(&mut network, Path::new(netns), id, port.parse()?),
+            ["del", id] => del(&mut network, id),
+            _ => bail!("{line:?} is not understood"),
+        };
+        println!("{:.1}", took.context(line)?);
     }
     Ok(())
 }
 
-fn measure(dir: &std::path::Path, pods: usize) -> anyhow::Result<Figures> {
-    let mut network =
-        PodNetwork::open(NetworkConfig { state_dir: dir.join("ipam"), ..NetworkConfig::local() })?;
-    let mut figures = Figures::default();
-    for number in 0..pods {
-        let owner = Owner::new(&format!("pod{number}"), "eth0".parse()?)?;
-        let (netns, took) = timed(|| Netns::create(&dir.join("netns"), owner.id()));
-        let netns = netns?;
-        figures.netns.push(took);
-        let (attached, took) = timed(|| network.attach(&owner, &netns, &[]));
-        attached?;
-        if number == 0 { &mut figures.first } else { &mut figures.attach }.push(took);
-    }
-    for number in 0..pods {
-        let owner = Owner::new(&format!("pod{number}"), "eth0".parse()?)?;
-        let (detached, took) = timed(|| network.detach(&owner));
-        detached?;
-        figures.detach.push(took);
-        Netns::remove(&dir.join("netns").join(owner.id()))?;
-    }
-    let (removed, took) = timed(|| network.remove_if_unused());
-    removed?;
-    figures.remove.push(took);
-    Ok(figures)
+fn add(network: &mut PodNetwork, netns: &Path, id: &str, port: u16) -> anyhow::Result<f64> {
+    let owner = Owner::new(id, "eth0".parse()?)?;
+    let netns = Netns::open(netns)?;
+    let ports = [HostPort { host_ip: None, host_port: port, container_port: 80, protocol: Protocol::Tcp }];
+    let started = Instant::now();
+    network.attach(&owner, &netns, &ports)?;
+    Ok(started.elapsed().as_secs_f64() * 1e6)
 }
 
-fn timed<T>(work: impl FnOnce() -> T) -> (T, u128) {
+fn del(network: &mut PodNetwork, id: &str) -> anyhow::Result<f64> {
+    let owner = Owner::new(id, "eth0".parse()?)?;
     let started = Instant::now();
-    let done = work();
-    (done, started.elapsed().as_micros())
+    network.detach(&owner)?;
+    Ok(started.elapsed().as_secs_f64() * 1e6)
 }

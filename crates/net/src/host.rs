@@ -55,10 +55,10 @@ impl Host {
             }
         };
         if !self.config.ranges.v4.is_empty() {
-            switch_on(leases, FORWARD4, SWITCHED_FORWARD4)?;
+            self.switch_on(leases, false)?;
         }
         if self.config.ranges.v6.is_some() {
-            ensure_forward6(leases)?;
+            self.switch_on(leases, true)?;
         }
         Ok(bridge)
     }
@@ -78,6 +78,19 @@ impl Host {
             switch_back(leases)?;
         }
         leases.remove()
+    }
+
+    /// Switches forwarding on when it is off, and writes down first that it was.
+    fn switch_on(&mut self, leases: &mut LockedLeases<'_>, ipv6: bool) -> Result<()> {
+        if self.route.forwards(ipv6)? {
+            return Ok(());
+        }
+        if ipv6 {
+            keep_router_advertisements()?;
+        }
+        let (key, bit) = if ipv6 { (FORWARD6, SWITCHED_FORWARD6) } else { (FORWARD4, SWITCHED_FORWARD4) };
+        leases.set_switched(leases.switched()? | bit)?;
+        sysctl::write(key, "1")
     }
 
     /// What the firewall is to know of this network.
@@ -134,7 +147,11 @@ impl Host {
         for route in self.route.routes()?.iter().filter(|route| inside(&route.destination)) {
             let Some(index) = route.link else { continue };
             let Some(link) = self.route.link_at(index)? else { continue };
-            let ours = link.name.starts_with(HOST_END)
+            // IPv6 has a route to each address of the host: the gateway's.
+            let own_address =
+                link.name == "lo" && route.destination.prefix_len() == route.destination.max_prefix_len();
+            let ours = own_address
+                || link.name.starts_with(HOST_END)
                 || link.name == self.config.bridge.as_str()
                 || link.name == self.gateway_link()?.as_str();
             if !ours {
@@ -208,7 +225,7 @@ impl Host {
             return self.route.bring_up(link, &[]);
         }
         // For host ports on 127.0.0.1; the guard chain keeps pods from using it the other way.
-        sysctl::write(&route_localnet(name), "1")?;
+        self.route.route_localnet(name)?;
         let ranges = &self.config.ranges;
         let v4 =
             ranges.v4.iter().map(|range| IpNet::new_assert(range.gateway.into(), range.subnet.prefix_len()));
@@ -227,7 +244,10 @@ impl Host {
     /// Those of either mode, because it may have been changed; and only a bridge that was made here, which its
     /// link-layer address tells, and that nobody else is on. Whether there is no such bridge any more.
     fn remove_links_and_routes(&mut self, nets: &[IpNet]) -> Result<bool> {
-        nets.iter().try_for_each(|net| self.route.open_net(*net))?;
+        for net in nets {
+            self.route.open_net(*net)?;
+            self.route.disown_addresses(*net)?;
+        }
         let name = self.config.bridge.clone();
         let Some(bridge) = self.route.link(&name)? else { return Ok(true) };
         if self.config.bridging.vlan.is_some()
@@ -265,26 +285,9 @@ fn without_vlans(error: Error, vlans: bool) -> Error {
     }
 }
 
-/// The switch that lets addresses of loopback pass a link.
-pub(crate) fn route_localnet(link: &IfName) -> String {
-    sysctl::of_link("ipv4", link, "route_localnet")
-}
-
-/// Switches on what is off, and writes down first that it was.
-fn switch_on(leases: &mut LockedLeases<'_>, key: &str, bit: u32) -> Result<()> {
-    if sysctl::read(key)? != "0" {
-        return Ok(());
-    }
-    leases.set_switched(leases.switched()? | bit)?;
-    sysctl::write(key, "1")
-}
-
 /// A host that forwards ignores router advertisements on links whose `accept_ra` is 1, and would lose its own
 /// default route; 2 means "even when forwarding", and the same as 1 when not, so it is not taken back.
-fn ensure_forward6(leases: &mut LockedLeases<'_>) -> Result<()> {
-    if sysctl::read(FORWARD6)? != "0" {
-        return Ok(());
-    }
+fn keep_router_advertisements() -> Result<()> {
     let dir = "/proc/sys/net/ipv6/conf";
     let links = std::fs::read_dir(dir).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -297,7 +300,7 @@ fn ensure_forward6(leases: &mut LockedLeases<'_>) -> Result<()> {
             let _ = sysctl::write(&key, "2");
         }
     }
-    switch_on(leases, FORWARD6, SWITCHED_FORWARD6)
+    Ok(())
 }
 
 fn switch_back(leases: &LockedLeases<'_>) -> Result<()> {

@@ -1,8 +1,8 @@
 //! A pod's network namespace, pinned to a path so that it outlives whoever made it.
 //!
-//! Everything that needs to be *in* a namespace runs on a thread of its own that ends there. Going there and
-//! back on the caller's thread would save some 40 µs, but the way back can fail, and a thread of a test
-//! harness, an async runtime or a command line that is left in the wrong namespace harms everything after it.
+//! Everything that works *in* a namespace runs on a thread of its own that ends there: a thread of a test harness,
+//! an async runtime or a command line that is left in the wrong namespace harms everything after it. Only to open
+//! a socket there the caller's thread goes itself, and comes back.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,6 +76,22 @@ impl Netns {
         })?
     }
 
+    /// Opens something that stays bound to this namespace wherever it is used, a socket: on the calling thread, which
+    /// goes there and back. A thread of its own would cost two changes of the processor, which take milliseconds
+    /// on a busy machine.
+    ///
+    /// The kernel refuses the way back only where it refused the way there. Should it ever happen, the process
+    /// aborts: a thread that stays in another namespace would harm everything that runs on it afterwards.
+    ///
+    /// # Errors
+    /// The thread could not enter the namespace.
+    pub(crate) fn visit<T>(&self, open: impl FnOnce() -> T) -> Result<T> {
+        let home = netns::own()?;
+        netns::enter(&self.fd)?;
+        let _way_back = WayBack(home);
+        Ok(open())
+    }
+
     /// Whether it is the network namespace of the calling thread.
     ///
     /// # Errors
@@ -100,6 +116,17 @@ impl Netns {
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Leads the calling thread back to the network namespace it was in, also when what it did there panics.
+struct WayBack(OwnedFd);
+
+impl Drop for WayBack {
+    fn drop(&mut self) {
+        if netns::enter(&self.0).is_err() {
+            std::process::abort();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of};
-use crate::host::{Host, route_localnet};
+use crate::host::Host;
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::PodPorts;
 use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Way};
@@ -91,7 +91,10 @@ impl PodNetwork {
             return Err(refuse("which has some already"));
         }
         let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
-        match open_ports(&mut undo, &attachment, &lease, ports) {
+        if undo.host.config.mode == Mode::Routed {
+            undo.host.route.route_localnet(&attachment.host_ifname)?;
+        }
+        match open_ports(&mut undo, &lease, ports) {
             Ok(()) => {
                 undo.commit();
                 Ok(())
@@ -211,12 +214,12 @@ fn attach(
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));
     configure_host_end(undo.host, &attachment, pair, request)?;
-    configure_pod_end(&undo.host.config, &attachment, netns, pair, request)?;
+    configure_pod_end(undo.host, &attachment, netns, pair, request)?;
     // The end that came up first has carrier now, but drops packets until a work queue of the kernel has seen
     // it. Asking for the link settles that at once (since 6.8), so that the pod's first packet is not lost.
     undo.host.route.link(&attachment.host_ifname)?;
 
-    open_ports(undo, &attachment, &lease, &request.ports)?;
+    open_ports(undo, &lease, &request.ports)?;
     undo.leases.set_state(&mut lease, LeaseState::Active)?;
     Ok(attachment)
 }
@@ -245,11 +248,17 @@ fn configure_host_end(
         host.route.join_vlan(pair.host, &attachment.host_ifname, vlan)?;
     }
     let addresses = attachment.pod_addresses();
+    let routed = host.config.mode == Mode::Routed;
+    if routed {
+        // Once, and not on each pod's link: the kernel walks all links with one address whenever there is another.
+        addresses.iter().try_for_each(|address| host.route.own_address(address.gateway))?;
+    }
     host.route.configure_host_end(&HostEnd {
         name: &attachment.host_ifname,
         index: pair.host,
         way,
         addresses: &addresses,
+        localnet: routed && !request.ports.is_empty(),
         ipv6: host.ipv6,
         alias: &request.alias,
     })?;
@@ -259,13 +268,8 @@ fn configure_host_end(
     }
 }
 
-/// Redirects the host ports, also for clients on the host's loopback.
-fn open_ports(
-    undo: &mut Undo<Work<'_>>,
-    attachment: &Attachment,
-    lease: &Lease,
-    ports: &[HostPort],
-) -> Result<()> {
+/// Redirects the host ports. For clients on the host's loopback the pod's link lets addresses of it pass.
+fn open_ports(undo: &mut Undo<Work<'_>>, lease: &Lease, ports: &[HostPort]) -> Result<()> {
     if ports.is_empty() {
         return Ok(());
     }
@@ -275,55 +279,63 @@ fn open_ports(
     undo.leases.keep_ports(slot, ports)?;
     let undone = elements.clone();
     undo.push("close the host ports", move |work| work.host.nft.close_ports(&undone));
-    if undo.host.config.mode == Mode::Routed {
-        sysctl::write(&route_localnet(&attachment.host_ifname), "1")?;
-    }
     undo.host.nft.add_ports(&elements)
 }
 
-/// Configures the pod's end: from a thread inside the pod's namespace, with a socket of it.
+/// Configures the pod's end, with a socket of the pod's namespace.
 fn configure_pod_end(
-    config: &NetworkConfig,
+    host: &Host,
     attachment: &Attachment,
     netns: &Netns,
     pair: Pair,
     request: &PodRequest,
 ) -> Result<()> {
+    let config = &host.config;
     let addresses = attachment.pod_addresses();
     let name = &attachment.ifname;
     let gateway_mac = (config.mode == Mode::Routed).then_some(attachment.host_mac);
-    netns.run(|| {
-        switches(name, attachment.address6.is_some())?;
-        for (key, value) in &request.sysctls {
-            sysctl::write(key, value)?;
-        }
-        let mut route = RouteSocket::open()?;
-        let index = match pair.pod {
-            Some(index) => index,
-            None => index_of(&mut route, name)?,
-        };
-        let routes = &config.routes;
-        route.configure_pod_end(&PodEnd { name, index, addresses: &addresses, gateway_mac, routes })?;
-        if request.link != LinkOptions::default()
-            && let Some(link) = route.link_at(index)?
-        {
-            route.set_options(&link, &request.link)?;
-        }
-        if let Some(shape) = request.from_pod {
-            route.shape(index, name.as_str(), shape)?;
-        }
-        // As below for the host's end: whoever looks next sees it up.
-        route.link_at(index).map(drop)
-    })?
+    if gateway_mac.is_none() || !request.sysctls.is_empty() {
+        netns.run(|| {
+            if gateway_mac.is_none() {
+                switches(name, host.ipv6, attachment.address6.is_some())?;
+            }
+            request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
+        })??;
+    }
+    let mut route = netns.visit(RouteSocket::open)??;
+    let index = match pair.pod {
+        Some(index) => index,
+        None => index_of(&mut route, name)?,
+    };
+    route.configure_pod_end(&PodEnd {
+        name,
+        index,
+        addresses: &addresses,
+        mac: attachment.mac,
+        gateway_mac,
+        routes: &config.routes,
+        ipv6: host.ipv6,
+    })?;
+    if request.link != LinkOptions::default()
+        && let Some(link) = route.link_at(index)?
+    {
+        route.set_options(&link, &request.link)?;
+    }
+    if let Some(shape) = request.from_pod {
+        route.shape(index, name.as_str(), shape)?;
+    }
+    // As below for the host's end: whoever looks next sees it up.
+    route.link_at(index).map(drop)
 }
 
-/// Before the interface is up: no redirects, which would lead past the host; IPv6 only when it is wanted, and
-/// then with nothing but the address of the lease and a link-local one, usable at once.
-fn switches(ifname: &IfName, ipv6: bool) -> Result<()> {
+/// On a bridge, where other pods can send what they want, before the interface is up: no redirects, which would
+/// lead past the host; IPv6 only when it is wanted, and then with nothing but the address of the lease and a
+/// link-local one, usable at once.
+fn switches(ifname: &IfName, has_ipv6: bool, ipv6: bool) -> Result<()> {
     // Either of the two being on means on.
     sysctl::write("ipv4/conf/all/accept_redirects", "0")?;
     sysctl::write(&sysctl::of_link("ipv4", ifname, "accept_redirects"), "0")?;
-    if !sysctl::has_ipv6() {
+    if !has_ipv6 {
         return Ok(());
     }
     if !ipv6 {

@@ -13,7 +13,7 @@ use netlink_packet_route::route::{
     RouteScope, RouteType,
 };
 
-use super::{RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, request};
+use super::{RTM_DELADDR, RTM_NEWADDR, RTM_NEWNEIGH, RTM_NEWROUTE, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request};
 use crate::{Mac, PodRoute};
 
@@ -38,6 +38,16 @@ pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
         }
     }
     request(RTM_NEWADDR, MAKE, &message, format!("add address {net} to {name}"))
+}
+
+/// Takes an address from a link.
+pub(super) fn delete_address(index: u32, name: &str, net: IpNet) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    message.header.family = family(net.addr());
+    message.attributes = vec![AddressAttribute::Local(net.addr())];
+    request(RTM_DELADDR, 0, &message, format!("delete address {net} from {name}"))
 }
 
 /// A route of a pod; the next hop need not be in any prefix of the link.
@@ -73,12 +83,13 @@ pub(super) fn pod_route(index: u32, to: &PodRoute, gateway: IpAddr) -> Request {
     request(RTM_NEWROUTE, MAKE, &message, format!("add {destination} via {gateway}"))
 }
 
-/// One address is behind this link.
-pub(super) fn host_route(index: u32, name: &str, address: IpAddr) -> Request {
+/// One address is behind this link; what the host itself sends there comes from `source`.
+pub(super) fn host_route(index: u32, name: &str, address: IpAddr, source: IpAddr) -> Request {
     let mut message = route(index, address);
     message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
     message.header.scope = RouteScope::Link;
     message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+    message.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source)));
     request(RTM_NEWROUTE, MAKE, &message, format!("add route to {address} by {name}"))
 }
 

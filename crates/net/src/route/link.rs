@@ -147,7 +147,8 @@ impl RouteSocket {
     /// Keeps the kernel from giving a link an IPv6 link-local address when it comes up.
     pub(crate) fn without_link_local(&mut self, name: &IfName) -> Result<()> {
         let mut message = LinkMessage::default();
-        message.attributes = vec![LinkAttribute::IfName(name.to_string()), no_address_generation()];
+        let none = LinkAttribute::AfSpecUnspec(vec![no_ipv6_addresses()]);
+        message.attributes = vec![LinkAttribute::IfName(name.to_string()), none];
         let set = request(RTM_NEWLINK, 0, &message, format!("switch off link-local addresses of {name}"));
         Ok(self.channel.exchange(&[set], |_| {})?)
     }
@@ -193,9 +194,8 @@ fn text(value: &[u8]) -> String {
 }
 
 /// Nothing of IPv6 but what is added by hand.
-pub(super) fn no_address_generation() -> LinkAttribute {
-    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])])
+pub(super) fn no_ipv6_addresses() -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
 }
 
 /// Brings a link up.

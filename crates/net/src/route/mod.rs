@@ -3,12 +3,15 @@
 //! Messages are built with the types of `netlink-packet-route`. Answers are read by attribute here, because a
 //! new kernel's link has attributes that a strict parser refuses.
 
+mod conf;
 mod ip;
 mod link;
 mod list;
 mod qdisc;
 mod veth;
 mod vlan;
+
+use std::net::IpAddr;
 
 use dunnage_sys::Errno;
 use dunnage_sys::netlink::Subsystem;
@@ -22,10 +25,14 @@ pub(crate) use link::{Bridge, Link};
 pub use qdisc::Shape;
 pub(crate) use veth::{HostEnd, Pair, PodAddress, PodEnd, Veth, Way};
 
+/// Loopback is the first link of every network namespace.
+const LOOPBACK: u32 = 1;
+
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
@@ -53,6 +60,21 @@ impl RouteSocket {
     /// Takes [`Self::close_net`] back; again is fine.
     pub(crate) fn open_net(&mut self, net: IpNet) -> Result<()> {
         self.unless(Errno::SRCH, ip::unreachable(RTM_DELROUTE, 0, net))
+    }
+
+    /// Gives the host an address without a link of its own, on loopback; again is fine.
+    pub(crate) fn own_address(&mut self, address: IpAddr) -> Result<()> {
+        self.unless(Errno::EXIST, ip::add_address(LOOPBACK, "lo", IpNet::from(address)))
+    }
+
+    /// Takes back every [`Self::own_address`] in a net.
+    pub(crate) fn disown_addresses(&mut self, net: IpNet) -> Result<()> {
+        for address in self.listed(LOOPBACK)?.addresses {
+            if net.contains(&address) && address.prefix_len() == address.max_prefix_len() {
+                self.unless(Errno::ADDRNOTAVAIL, ip::delete_address(LOOPBACK, "lo", address))?;
+            }
+        }
+        Ok(())
     }
 
     /// One errno says that there is nothing to do.

@@ -3,20 +3,18 @@
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo,
     LinkMessage,
 };
 
+use super::conf::{ACCEPT_REDIRECTS, ROUTE_LOCALNET, link_switches};
 use super::ip::{add_address, host_route, neighbour, pod_route};
-use super::link::{no_address_generation, up};
-use super::{Link, RTM_NEWLINK, RouteSocket, request};
+use super::link::up;
+use super::{LOOPBACK, Link, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request};
 use crate::{Error, IfName, Mac, PodRoute, Result};
-
-/// Loopback is the first link of every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// A veth pair to make, each end in its final namespace.
 #[derive(Debug)]
@@ -72,6 +70,8 @@ pub(crate) struct HostEnd<'a> {
     pub(crate) index: u32,
     pub(crate) way: Way,
     pub(crate) addresses: &'a [PodAddress],
+    /// Whether addresses of loopback may pass.
+    pub(crate) localnet: bool,
     /// Whether the kernel knows IPv6 at all.
     pub(crate) ipv6: bool,
     /// For people: what `ip link` prints beside the name. Empty for none.
@@ -84,9 +84,12 @@ pub(crate) struct PodEnd<'a> {
     pub(crate) name: &'a IfName,
     pub(crate) index: u32,
     pub(crate) addresses: &'a [PodAddress],
-    /// Of the gateway, when it need not be asked for.
+    pub(crate) mac: Mac,
+    /// Of the gateway, when nobody but the host is at the other end.
     pub(crate) gateway_mac: Option<Mac>,
     pub(crate) routes: &'a [PodRoute],
+    /// Whether the kernel knows IPv6 at all.
+    pub(crate) ipv6: bool,
 }
 
 impl RouteSocket {
@@ -112,9 +115,7 @@ impl RouteSocket {
         let mut batch = vec![before_up(end), up(end.index, end.name.as_str())];
         if let Way::Route { pod_mac } = end.way {
             for address in end.addresses {
-                // The gateway's address on the link itself makes it the source of what the host sends there.
-                batch.push(add_address(end.index, end.name.as_str(), alone(address.gateway)));
-                batch.push(host_route(end.index, end.name.as_str(), address.net.addr()));
+                batch.push(host_route(end.index, end.name.as_str(), address.net.addr(), address.gateway));
                 batch.push(neighbour(end.index, address.net.addr(), pod_mac));
             }
         }
@@ -123,10 +124,14 @@ impl RouteSocket {
 
     /// Configures the pod's end, and loopback, in one datagram; the socket must be of the pod's namespace.
     pub(crate) fn configure_pod_end(&mut self, end: &PodEnd<'_>) -> Result<()> {
+        let name = end.name.as_str();
         let mut batch = vec![up(LOOPBACK, "lo")];
-        batch.extend(end.addresses.iter().map(|to| add_address(end.index, end.name.as_str(), to.net)));
+        if end.gateway_mac.is_some() {
+            batch.extend(alone_with_the_host(end));
+        }
+        batch.extend(end.addresses.iter().map(|to| add_address(end.index, name, to.net)));
         // A route needs its address, and the link up.
-        batch.push(up(end.index, end.name.as_str()));
+        batch.push(up(end.index, name));
         for to in end.addresses {
             let of_family = |route: &&PodRoute| route.destination.addr().is_ipv4() == to.net.addr().is_ipv4();
             batch.extend(
@@ -190,16 +195,30 @@ fn before_up(end: &HostEnd<'_>) -> Request {
             ])),
         ]));
     }
-    if end.ipv6 {
-        message.attributes.push(no_address_generation());
-    }
+    let switches: &[_] = if end.localnet { &[(ROUTE_LOCALNET, true)] } else { &[] };
+    message.attributes.extend(link_switches(switches, end.ipv6));
     request(RTM_NEWLINK, 0, &message, format!("set up link {}", end.name))
 }
 
-/// The address with a prefix of all its bits.
-fn alone(address: IpAddr) -> IpNet {
-    match address {
-        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
-        IpAddr::V6(address) => IpNet::V6(Ipv6Net::from(address)),
+/// What a pod's end needs before it is up, when there is nobody at the other end but the host, which routes: no
+/// redirects; and nothing of IPv6 but what is added by hand, so that nothing is probed and nothing sent. Others can
+/// send it neither router advertisements nor redirects of IPv6, which must not have passed a router (RFC 4861), nor
+/// redirects of IPv4 in the name of the gateway, whose address is the host's own.
+fn alone_with_the_host(end: &PodEnd<'_>) -> Vec<Request> {
+    let name = end.name.as_str();
+    let mut message = LinkMessage::default();
+    message.header.index = end.index;
+    message.attributes.extend(link_switches(&[(ACCEPT_REDIRECTS, false)], end.ipv6));
+    let mut batch = vec![request(RTM_NEWLINK, 0, &message, format!("set up link {name}"))];
+    if end.addresses.iter().any(|address| address.net.addr().is_ipv6()) {
+        batch.push(add_address(end.index, name, link_local(end.mac)));
     }
+    batch
+}
+
+/// The address that the kernel would make of a link-layer address (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> IpNet {
+    let [a, b, c, d, e, f] = mac.0;
+    let address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    IpNet::V6(Ipv6Net::new_assert(address.into(), 64))
 }
