@@ -9,7 +9,7 @@ use dunnage_e2e::fault::{self, Deed, Leak, Lie, Moment, Script, Victim};
 use dunnage_e2e::footprint::Footprint;
 use dunnage_e2e::image::PROBE;
 use dunnage_e2e::line::Line;
-use dunnage_e2e::programs::built;
+use dunnage_e2e::programs::{Runtime, built};
 use dunnage_e2e::task::{Code, Create, Exec, Status, TaskClient, Version, code, message};
 use dunnage_e2e::wait;
 
@@ -102,7 +102,8 @@ async fn what_a_shim_leaks_into_itself_is_seen_while_it_lives() -> Result<()> {
     for what in ["+ descriptor: /dev/null", "+ memory", "+ threads", "+ zombies"] {
         ensure!(grown.iter().any(|line| line.starts_with(what)), "{what} is not in {grown:?}");
     }
-    if only_dunnage("a Go program takes threads and memory as it likes") {
+    // A Go program takes threads and memory as it likes.
+    if Runtime::under_test().is_dunnage() {
         let grown = before_shim.growth(&held(shim)?, 512);
         ensure!(grown.is_empty(), "the shim behind the double: {grown:?}");
     }
