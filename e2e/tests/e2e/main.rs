@@ -29,3 +29,8 @@ fn only_dunnage(why: &str) -> bool {
     }
     dunnage
 }
+
+/// The same for what the reference does not do on containerd `since` and later.
+fn only_dunnage_since(since: (u32, u32), why: &str) -> anyhow::Result<bool> {
+    Ok(!dunnage_e2e::line::Line::under_test()?.is_since(since.0, since.1) || only_dunnage(why))
+}

@@ -312,6 +312,9 @@ async fn what_was_written_just_before_the_end_is_not_lost() -> Result<()> {
 #[tokio::test]
 async fn output_waits_for_a_reader_that_comes_late() -> Result<()> {
     // containerd's clients open their ends in the background: a quick process can be over before.
+    if !only_dunnage("its Create waits until the reader has come") {
+        return Ok(());
+    }
     let bench = Bench::new().await?;
     let (bundle, client) = bench.task("c", &["sh", "-c", "echo out; echo err >&2"]).await?;
     let paths = ["stdout", "stderr"].map(|name| bench.world.dir().join(name));

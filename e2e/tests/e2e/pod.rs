@@ -8,8 +8,8 @@ use dunnage_e2e::process::Process;
 use dunnage_e2e::programs::Runtime;
 use dunnage_e2e::{process, wait};
 
-use crate::only_dunnage;
 use crate::rig::{Cluster, forgive_reference_its_sockets};
+use crate::{only_dunnage, only_dunnage_since};
 
 #[tokio::test]
 async fn a_pod_comes_up_with_an_address_and_goes_without_a_trace() -> Result<()> {
@@ -251,6 +251,10 @@ async fn a_restart_of_containerd_changes_nothing_for_running_pods() -> Result<()
 
 #[tokio::test]
 async fn a_killed_shim_is_noticed_and_its_pod_can_be_removed() -> Result<()> {
+    let why = "containerd 2 runs no delete for the pod's containers, and its delete ends the sandbox alone (containerd#13293)";
+    if !only_dunnage_since((2, 0), why)? {
+        return Ok(());
+    }
     let node = Cluster::new().await?;
     let (pod, id) = node.sleeper("c").await?;
     let pid = node.cri.pid(&id).await?;
