@@ -231,7 +231,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         fields.refuse_if(key, filled(key)?, "host ports are elements of a map, without conditions")?;
     }
     let chain = fields.text("externalSetMarkChain")?.is_some();
-    fields.refuse_if("externalSetMarkChain", chain, "no packet is marked")?;
+    fields.refuse_if("externalSetMarkChain", chain, "host ports need no chain of others")?;
     for key in ["shapedSubnets", "unshapedSubnets"] {
         fields.refuse_if(key, filled(key)?, "bandwidth is limited whoever the pod talks to")?;
     }

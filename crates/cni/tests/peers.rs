@@ -4,10 +4,12 @@
 
 mod world;
 
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
-use world::{OUTSIDE, Pod, REFERENCE_DIR, UPLINK, World, ip, merged, on_fresh_host, seen_as};
+use world::{OUTSIDE, Pod, REFERENCE_DIR, UPLINK, World, ip, merged, nft, on_fresh_host, seen_as};
 
 fn reference(name: &str) -> PathBuf {
     let path = Path::new(REFERENCE_DIR).join(name);
@@ -122,7 +124,21 @@ fn a_host_goes_over_from_the_reference_with_pods_that_run() {
         );
         assert!(seen_as(&old.netns, &new.netns, 80, (to_new, 80).into()).is_ok());
         assert!(seen_as(&new.netns, &outside.netns, 80, (OUTSIDE, 80).into()).is_ok());
+        // A flow that a host port of the old plugin has sent to the old pod, whoever keeps it alive.
+        nft("add table ip old");
+        for command in [
+            "add chain ip old in { type nat hook prerouting priority -101 ; }",
+            &format!("add rule ip old in udp dport 5353 dnat to {to_old}"),
+        ] {
+            assert!(Command::new("nft").arg(command).status().unwrap().success());
+        }
+        let client = outside.run(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+        client.send_to(b"question", (UPLINK, 5353)).unwrap();
+        let flows = || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+        let of_old = format!("src={to_old} dst={OUTSIDE}");
+        world::eventually(|| flows().contains(&of_old));
         world.del(&old, &config);
+        assert!(!flows().contains(&of_old), "{}", flows());
         assert!(!old.run(|| ip("-o link")).contains("eth0"));
         let asked = merged(config, &json!({"runtimeConfig": {"ips": [to_old]}}));
         assert_eq!(world::address(&world.add(&next, &asked), 0), to_old, "and gives it back");

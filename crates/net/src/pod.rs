@@ -167,7 +167,11 @@ impl PodNetwork {
         let Some(leases) = self.store.lock_existing()? else { return Ok(true) };
         let mut work = Work { host: &mut self.host, leases };
         work.sweep()?;
-        work.remove_if_unused()
+        let removed = work.remove_if_unused()?;
+        if removed {
+            work.leases.remove_empty_dir()?;
+        }
+        Ok(removed)
     }
 }
 

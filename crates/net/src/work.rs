@@ -183,6 +183,12 @@ impl Work<'_> {
             let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
             self.host.nft.close_ports(&ports)?;
         }
+        if lease.kind() == LeaseKind::Imported {
+            // Which host ports it had is not known here, nor is it known to whoever made them any more.
+            for address in [lease.address4().map(IpAddr::V4), lease.given.address6.map(IpAddr::V6)] {
+                address.map_or(Ok(()), |address| self.host.nft.forget_flows_to(address))?;
+            }
+        }
         if link.is_some() {
             self.leases.release_lingering(lease)?;
         } else {

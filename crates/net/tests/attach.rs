@@ -125,7 +125,31 @@ fn a_network_in_use_is_not_removed() {
         assert_eq!(world.census(), before);
         network.detach(&pod.owner).unwrap();
         assert!(network.remove_if_unused().unwrap());
+        assert!(!world.state_dir().exists(), "nor is its directory left");
         assert!(network.remove_if_unused().unwrap(), "removing twice is fine");
+    });
+}
+
+#[test]
+fn a_network_that_some_remove_while_others_come_is_always_there_for_them() {
+    on_fresh_host(|world| {
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || {
+                    let netns = world.netns(&format!("pod{thread}"));
+                    let owner = owner(&format!("pod{thread}"));
+                    for _ in 0..12 {
+                        let mut network = world.network();
+                        network.attach(&owner, &netns.0, &[]).unwrap();
+                        assert!(network.attachment(&owner).unwrap().is_some());
+                        assert!(network.detach(&owner).unwrap());
+                        network.remove_if_unused().unwrap();
+                    }
+                });
+            }
+        });
+        assert!(world.network().remove_if_unused().unwrap());
+        assert!(!world.state_dir().exists());
     });
 }
 

@@ -209,7 +209,7 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let text = nft("-n list table inet dunnage");
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for line in [
-            "comment \"dunnage pod networks, layout 2\"",
+            "comment \"dunnage pod networks, layout 3\"",
             "elements = { 10.88.0.0/16 }",
             "elements = { fd00:88::/64 }",
             "type inet_proto . inet_service : ipv4_addr . inet_service",
@@ -221,9 +221,9 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
             "type nat hook postrouting priority 100; policy accept;",
             "type filter hook prerouting priority -300; policy accept;",
             "fib daddr type 2 goto hp",
-            "meta nfproto 2 dnat ip to meta l4proto . th dport map @hp4",
-            "dnat ip to ip daddr . meta l4proto . th dport map @hpip4",
-            "dnat ip6 to ip6 daddr . meta l4proto . th dport map @hpip6",
+            "meta nfproto 2 meta mark set meta mark | 0x00002000 dnat ip to meta l4proto . th dport map @hp4",
+            "meta nfproto 2 meta mark set meta mark | 0x00002000 dnat ip to ip daddr . meta l4proto . th dport map @hpip4",
+            "meta nfproto 10 meta mark set meta mark | 0x00002000 dnat ip6 to ip6 daddr . meta l4proto . th dport map @hpip6",
             "ip saddr @masq4 ip daddr != @pods4 ip daddr != 224.0.0.0/4 masquerade",
             "iifname @bridges ip daddr 127.0.0.0/8 drop",
             "iifname \"dnp*\" ip daddr 127.0.0.0/8 drop",

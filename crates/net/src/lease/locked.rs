@@ -346,6 +346,17 @@ impl<'a> LockedLeases<'a> {
         Ok(std::fs::remove_file(path).call(|| format!("remove {}", path.display()))?)
     }
 
+    /// Removes the directory, which has the lock, unless other networks have tables there.
+    pub(crate) fn remove_empty_dir(&self) -> Result<()> {
+        let dir = &self.table.dir;
+        match std::fs::remove_dir(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+                Ok(Err(error).call(|| format!("remove directory {}", dir.display()))?)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Bits that say what was switched on in the kernel for this network.
     pub(crate) fn switched(&self) -> Result<u32> {
         self.word(header::SWITCHED_AT)

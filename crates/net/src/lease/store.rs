@@ -1,6 +1,8 @@
 //! The lease tables of a host: found and locked.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dunnage_sys::flock::Flock;
@@ -46,9 +48,13 @@ impl LeaseStore {
     /// # Errors
     /// [`crate::Error::Damaged`].
     pub fn lock(&self) -> Result<LockedLeases<'_>> {
-        std::fs::create_dir_all(&self.table.dir)
-            .call(|| format!("create directory {}", self.table.dir.display()))?;
-        let lock = self.lock_dir()?;
+        let lock = loop {
+            std::fs::create_dir_all(&self.table.dir)
+                .call(|| format!("create directory {}", self.table.dir.display()))?;
+            if let Some(lock) = self.lock_dir()? {
+                break lock;
+            }
+        };
         let (file, header) = match self.table.open()? {
             Some(found) => found,
             None => self.table.create()?,
@@ -67,7 +73,7 @@ impl LeaseStore {
         if self.has_import() {
             return self.lock().map(Some);
         }
-        let lock = self.lock_dir()?;
+        let Some(lock) = self.lock_dir()? else { return Ok(None) };
         Ok(self.table.open()?.map(|(file, header)| LockedLeases::new(&self.table, header, file, lock)))
     }
 
@@ -98,8 +104,18 @@ impl LeaseStore {
 
     /// The lock is on the directory, because a lock on a file that can be removed excludes nobody who opened
     /// it before; and because all networks of a host share the nftables table and the forwarding switches.
-    fn lock_dir(&self) -> Result<Flock<File>> {
-        let dir = File::open(&self.table.dir).call(|| format!("open {}", self.table.dir.display()))?;
-        Ok(Flock::exclusive(dir)?)
+    ///
+    /// `None` when the directory was removed with its last table, which excludes nobody who makes it anew.
+    fn lock_dir(&self) -> Result<Option<Flock<File>>> {
+        let dir = match File::open(&self.table.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.call(|| format!("open {}", self.table.dir.display()))?,
+        };
+        let identity = |of: &Metadata| (of.dev(), of.ino());
+        let opened = dir.metadata().call(|| format!("look up {}", self.table.dir.display()))?;
+        let lock = Flock::exclusive(dir)?;
+        let there =
+            std::fs::metadata(&self.table.dir).is_ok_and(|found| identity(&found) == identity(&opened));
+        Ok(there.then_some(lock))
     }
 }

@@ -27,7 +27,7 @@ const AF_INET6: u8 = 10;
 
 impl NftSocket {
     /// Forgets the flows that were redirected to a pod.
-    pub(super) fn forget_flows_to(&mut self, pod: IpAddr) -> Result<()> {
+    pub(crate) fn forget_flows_to(&mut self, pod: IpAddr) -> Result<()> {
         let (family, kind, address) = match pod {
             IpAddr::V4(address) => (AF_INET, 1, address.octets().to_vec()),
             IpAddr::V6(address) => (AF_INET6, 3, address.octets().to_vec()),

@@ -5,9 +5,12 @@ use super::Attributes;
 /// The first 16-byte register. Rules use it as the start of a concatenation, so that what follows a value of
 /// `n` bytes goes to [`after`] `n`.
 pub(super) const R: u32 = 1;
+/// `NFT_REG_4`, behind the longest concatenation that begins in [`R`] (24 bytes).
+const SPARE: u32 = 4;
 /// `NFT_REG32_00`, the first of the same registers counted in 4 bytes.
 const REG32: u32 = 8;
 
+const META_MARK: u32 = 3;
 pub(super) const META_IIFNAME: u32 = 6;
 pub(super) const META_NFPROTO: u32 = 15;
 pub(super) const META_L4PROTO: u32 = 16;
@@ -56,9 +59,25 @@ fn compare(operator: u32, value: &[u8]) -> Expression {
 }
 
 pub(super) fn and(mask: &[u8]) -> Expression {
-    let length = u32::try_from(mask.len()).expect("a mask is at most 16 bytes");
-    let attributes = Attributes::new().number(1, R).number(2, R).number(3, length);
-    Expression("bitwise", attributes.nest(4, &data(mask)).nest(5, &data(&vec![0; mask.len()])))
+    bits(R, mask, &vec![0; mask.len()])
+}
+
+/// Keeps the bits of a mask and turns others over.
+fn bits(register: u32, keep: &[u8], turn: &[u8]) -> Expression {
+    let length = u32::try_from(keep.len()).expect("a mask is at most 16 bytes");
+    let attributes = Attributes::new().number(1, register).number(2, register).number(3, length);
+    Expression("bitwise", attributes.nest(4, &data(keep)).nest(5, &data(turn)))
+}
+
+/// The bit of a packet's mark that says "redirected by a host port of ours": that of the reference plugin `portmap`,
+/// whose place this takes. A connection's first packet alone is asked for it.
+const REDIRECTED: u32 = 1 << 13;
+
+/// Sets that bit, without touching [`R`].
+pub(super) fn mark_redirected() -> [Expression; 3] {
+    let load = Expression("meta", Attributes::new().number(1, SPARE).number(2, META_MARK));
+    let store = Expression("meta", Attributes::new().number(2, META_MARK).number(3, SPARE));
+    [load, bits(SPARE, &(!REDIRECTED).to_ne_bytes(), &REDIRECTED.to_ne_bytes()), store]
 }
 
 pub(super) fn within(set: &str) -> Expression {
@@ -76,12 +95,12 @@ pub(super) fn look_up(map: &str) -> Expression {
     Expression("lookup", Attributes::new().text(1, map).number(2, R).number(3, R))
 }
 
-/// Ends the rule unless conntrack has changed the destination of this connection (`IPS_DST_NAT`).
+/// Ends the rule unless [`mark_redirected`] was applied to the packet.
+///
+/// That conntrack has changed the destination (`ct status dnat`) does not tell: kube-proxy does that, too, and pods
+/// that are reached by a service must see who asks.
 pub(super) fn was_redirected() -> [Expression; 3] {
-    const CT_STATUS: u32 = 2;
-    const IPS_DST_NAT: u32 = 1 << 5;
-    let load = Expression("ct", Attributes::new().number(1, R).number(2, CT_STATUS));
-    [load, and(&IPS_DST_NAT.to_ne_bytes()), different(&0u32.to_ne_bytes())]
+    [meta(META_MARK, R), and(&REDIRECTED.to_ne_bytes()), different(&0u32.to_ne_bytes())]
 }
 
 /// Ends the rule unless the destination is an address of this host.

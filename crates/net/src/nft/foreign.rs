@@ -13,11 +13,14 @@ const HOOK_NUMBER: u16 = 1;
 /// `NF_INET_FORWARD`.
 const FORWARD: u32 = 2;
 const NF_DROP: u32 = 0;
+/// Its chain has the policy to accept, and ends with a rule that rejects.
+const FIREWALLD: &str = "firewalld";
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 
 impl NftSocket {
-    /// Chains of other tables at the forward hook whose policy is to drop. A verdict of ours cannot overrule them:
+    /// Chains of other tables at the forward hook whose policy is to drop, and that of firewalld, whose last rule
+    /// refuses. A verdict of ours cannot overrule them:
     /// pods reach nobody through this host unless a rule there lets them. Rules of the old iptables (xtables) are
     /// not seen.
     pub(crate) fn forward_chains_that_drop(&mut self) -> Result<Vec<String>> {
@@ -42,8 +45,9 @@ fn dropping(reply: &[u8]) -> Option<String> {
         |wanted| attributes(reply.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let number = |value: &[u8]| value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
     let hook = attributes(field(CHAIN_HOOK)?).find(|(kind, _)| *kind == HOOK_NUMBER)?.1;
-    let drops = number(hook) == Some(FORWARD) && number(field(CHAIN_POLICY)?) == Some(NF_DROP);
     let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
     let (table, chain) = (text(field(CHAIN_TABLE)?), text(field(CHAIN_NAME)?));
+    let refuses = number(field(CHAIN_POLICY)?) == Some(NF_DROP) || table == FIREWALLD;
+    let drops = number(hook) == Some(FORWARD) && refuses;
     (drops && table != TABLE).then(|| format!("{family} {table} {chain}"))
 }

@@ -7,21 +7,24 @@
 //! guard: from a pod to 127.0.0.0/8 ────────▶ drop 3 from a pod to outside, not multicast   ─▶ masquerade
 //! ```
 //!
+//! What is redirected here carries a bit in its mark, so that 1 and 2 leave alone what others redirect.
 //! 1 makes a pod's answer to a neighbour that came by a host port pass the host again; 2 is needed because an
 //! address of loopback means nothing to a pod, and works because the link there has `route_localnet`, which in
 //! turn would let pods reach the host's loopback services: that is what `guard` is for (CVE-2020-8558).
 
 use super::expression::{
     Expression, Header, META_IIFNAME, META_L4PROTO, META_NFPROTO, NFPROTO_IPV4, NFPROTO_IPV6, R, after, and,
-    different, drop_packet, equal, go_to, list, look_up, masquerade, meta, outside, payload, redirect,
-    to_this_host, was_redirected, within,
+    different, drop_packet, equal, go_to, list, look_up, mark_redirected, masquerade, meta, outside, payload,
+    redirect, to_this_host, was_redirected, within,
 };
 use super::{Attributes, TABLE, Verb, message};
 use crate::attachment::HOST_END;
 use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
 
-/// Kept as the table's comment; a table without it is somebody else's, or of another version.
-pub(super) const LAYOUT: &str = "dunnage pod networks, layout 2";
+/// How the comment of every table of ours begins.
+pub(super) const OURS: &str = "dunnage pod networks, layout ";
+/// Kept as the table's comment; a table with another number is of another version.
+pub(super) const LAYOUT: &str = "dunnage pod networks, layout 3";
 
 /// Names of the sets of pods' subnets and of those that are masqueraded, of the bridges' set, and of the host port
 /// maps.
@@ -199,6 +202,7 @@ impl Family {
         rule.push(meta(META_L4PROTO, after(self.length)));
         rule.push(payload(Header::Transport, 2, 2, after(self.length + 4)));
         rule.push(look_up(self.ports_by_address));
+        rule.extend(mark_redirected());
         rule.push(redirect(self.number, after(self.length)));
         rule
     }
@@ -208,6 +212,7 @@ impl Family {
         rule.push(meta(META_L4PROTO, R));
         rule.push(payload(Header::Transport, 2, 2, after(4)));
         rule.push(look_up(self.ports));
+        rule.extend(mark_redirected());
         rule.push(redirect(self.number, after(self.length)));
         rule
     }

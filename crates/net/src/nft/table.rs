@@ -3,7 +3,7 @@
 use dunnage_sys::Errno;
 use ipnet::IpNet;
 
-use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, PODS4, PODS6};
+use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, Request, attributes};
 use crate::error::or_absent;
@@ -37,10 +37,16 @@ pub(crate) struct Elements {
 impl NftSocket {
     /// Makes sure that the table is there and knows the network. Whether it did not before.
     pub(crate) fn ensure(&mut self, network: &Elements) -> Result<bool> {
-        if self.knows(network)? {
+        let found = self.found()?;
+        if found == Found::Current && self.knows(network)? {
             return Ok(false);
         }
-        let mut requests = if self.has_table()? { Vec::new() } else { layout::requests() };
+        let mut requests = match found {
+            Found::Current => Vec::new(),
+            Found::Nothing => layout::requests(),
+            // Other networks of the host come back with their next pod, or by STATUS.
+            Found::Older => std::iter::once(delete()).chain(layout::requests()).collect(),
+        };
         for net in &network.replaced {
             let part = Elements { pods: vec![*net], ..Elements::default() };
             let masqueraded = Elements { masqueraded: vec![*net], ..Elements::default() };
@@ -72,12 +78,10 @@ impl NftSocket {
 
     /// Removes the table with everything in it; when it is not there, that is a success.
     pub(crate) fn remove_table(&mut self) -> Result<()> {
-        if !self.has_table()? {
+        if self.found()? == Found::Nothing {
             return Ok(());
         }
-        let attributes = Attributes::new().text(1, TABLE);
-        let delete = message(Verb::DelTable, 0, attributes, format!("delete nftables table inet {TABLE}"));
-        or_absent(self.transact(vec![delete]).map_err(Error::from))?;
+        or_absent(self.transact(vec![delete()]).map_err(Error::from))?;
         Ok(())
     }
 
@@ -96,17 +100,22 @@ impl NftSocket {
     }
 
     /// Whether the table is there, and is ours.
-    fn has_table(&mut self) -> Result<bool> {
+    fn found(&mut self) -> Result<Found> {
         let attributes_ = Attributes::new().text(1, TABLE);
         let get = message(Verb::GetTable, 0, attributes_, format!("look up nftables table inet {TABLE}"));
-        let mut ours = false;
+        let mut comment = Vec::new();
         let answer = self.channel.exchange(&[get], |reply| {
             let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
-            ours = attributes(body).any(|(kind, value)| kind == TABLE_USERDATA && value == layout::comment());
+            let data = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA);
+            comment = data.map(|(_, value)| value.to_vec()).unwrap_or_default();
         });
         match or_absent(answer.map_err(Error::from))? {
-            None => Ok(false),
-            Some(()) if ours => Ok(true),
+            None => Ok(Found::Nothing),
+            Some(()) if comment == layout::comment() => Ok(Found::Current),
+            // Behind type and length.
+            Some(()) if comment.get(2..).is_some_and(|text| text.starts_with(OURS.as_bytes())) => {
+                Ok(Found::Older)
+            }
             Some(()) => Err(Error::Foreign {
                 what: "nftables table",
                 name: format!("inet {TABLE}"),
@@ -114,6 +123,20 @@ impl NftSocket {
             }),
         }
     }
+}
+
+/// What there is of the table's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Current,
+    /// Made by another version of this program.
+    Older,
+}
+
+fn delete() -> Request {
+    let what = format!("delete nftables table inet {TABLE}");
+    message(Verb::DelTable, 0, Attributes::new().text(1, TABLE), what)
 }
 
 impl Elements {
