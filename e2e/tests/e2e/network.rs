@@ -13,11 +13,13 @@ use anyhow::{Context, Result, ensure};
 use dunnage_e2e::census::Census;
 use dunnage_e2e::containerd::{Containerd, Network};
 use dunnage_e2e::cri::{self, Cri, Pod, api};
+use dunnage_e2e::programs::Runtime;
 use dunnage_e2e::wait;
 use dunnage_e2e::world::World;
 use serde_json::{Value, json};
 
 use crate::place::{OUTSIDE, OUTSIDE6, PATIENCE, Place, UPLINK, UPLINK6, connects, run};
+use crate::rig::forgive_reference_its_sockets;
 
 const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -302,6 +304,56 @@ async fn a_restart_of_containerd_changes_nothing_on_the_network() -> Result<()> 
     for pod in [a, b] {
         node.cri.remove_pod(&pod).await?;
     }
+    node.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn pods_of_ipv6_alone_have_one_address_and_reach_each_other_and_outside() -> Result<()> {
+    let ipam =
+        json!({"type": "host-local", "ranges": [[{"subnet": "fd00:88::/64"}]], "routes": [{"dst": "::/0"}]});
+    let capabilities = json!({"portMappings": true});
+    let entry = json!({"type": "dunnage-cni", "ipMasq": true, "capabilities": capabilities, "ipam": ipam});
+    let node = Node::new(&json!([entry])).await?;
+    let a = node.pod("a", |config| config.port_mappings = vec![web(8080)]).await?;
+    let b = node.plain("b").await?;
+    let to = node.addresses(&a).await?;
+    ensure!(to.len() == 1 && to[0].is_ipv6(), "{to:?}");
+    let (in_a, in_b) = (node.place(&a).await?, node.place(&b).await?);
+    connects(&in_b, &in_a, 80, (to[0], 80)).context("pod to pod")?;
+    ensure!(connects(&in_b, &node.outside, 80, (OUTSIDE6, 80))? == UPLINK6, "masqueraded");
+    ensure!(connects(&node.outside, &in_a, 80, (UPLINK6, 8080))? == OUTSIDE6, "host port");
+    drop((in_a, in_b));
+    for pod in [a, b] {
+        node.cri.remove_pod(&pod).await?;
+    }
+    node.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn the_network_of_a_pod_outlives_its_shim() -> Result<()> {
+    let node = Node::new(&alone()).await?;
+    let a = node.pod("a", |config| config.port_mappings = vec![web(8080)]).await?;
+    let (to, in_a) = (node.addresses(&a).await?, node.place(&a).await?);
+    for shim in node.world.shims(&Runtime::under_test().shim()?) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)?;
+    }
+    let is_noticed = || async {
+        let state = node.cri.pod(&a).await?.state();
+        ensure!(state == api::PodSandboxState::SandboxNotready, "{state:?}");
+        Ok(())
+    };
+    wait::until_ok("a pod that is not ready", is_noticed).await?;
+    let pins = fs::read_dir("/run/netns")?.flatten().filter(|pin| pin.file_name() != "outside").count();
+    ensure!(pins == 1, "{pins} pins");
+    ensure!(connects(&node.outside, &in_a, 80, (UPLINK, 8080))? == OUTSIDE, "its host port is open");
+    // Nobody else gets the address while the kubelet has not taken the pod away.
+    let b = node.plain("b").await?;
+    ensure!(node.addresses(&b).await? != to);
+    drop(in_a);
+    for pod in [a, b] {
+        node.cri.remove_pod(&pod).await?;
+    }
+    forgive_reference_its_sockets()?;
     node.require_nothing_left().await
 }
 
