@@ -222,6 +222,10 @@ async fn the_shim_of_a_pod_is_ours_and_has_one_thread() -> Result<()> {
 
 #[tokio::test]
 async fn a_restart_of_containerd_changes_nothing_for_running_pods() -> Result<()> {
+    let why = "its Pids of an ended task is empty, which makes containerd 2 throw the exit code away";
+    if !only_dunnage_since((2, 0), why)? {
+        return Ok(());
+    }
     let mut node = Cluster::new().await?;
     let pod = node.cri.run_pod(cri::pod(&node.world, "p")).await?;
     let lasting = cri::container("lasting", &["sh", "-c", "while :; do echo tick; sleep 0.05; done"]);
