@@ -23,7 +23,7 @@ use crate::wait;
 
 pub use reader::read_slowly;
 pub use script::{Act, Deed, Leak, Lie, Moment, PLACE, Script, Victim, shim_address_file};
-pub use shortage::{Shortage, descriptors, disk, memory, pids};
+pub use shortage::{Shortage, descriptors, disk, memory, pids, room};
 
 /// The runtime type of the double, by which containerd finds it.
 pub const DOUBLE: &str = "io.containerd.double.v1";
@@ -43,6 +43,30 @@ pub async fn kill(pid: i32) -> Result<()> {
 /// Whether a process has ended, also when its parent has not noticed.
 pub fn is_over(pid: i32) -> bool {
     Process::read(pid).is_none_or(|process| process.is_zombie())
+}
+
+/// A process that does nothing until this is dropped, as on a machine that is short of processors.
+#[derive(Debug)]
+#[must_use = "it goes on when this is dropped"]
+pub struct Halted {
+    pid: Pid,
+}
+
+/// Halts a process.
+///
+/// # Errors
+/// When it is gone.
+pub fn halt(pid: i32) -> Result<Halted> {
+    let pid = Pid::from_raw(pid);
+    send(pid, Signal::SIGSTOP).with_context(|| format!("stop {pid}"))?;
+    Ok(Halted { pid })
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        // It may have been killed.
+        _ = send(self.pid, Signal::SIGCONT);
+    }
 }
 
 /// The caller is gone, with everything it still waited for.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::statvfs;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::cgroup::{self, Hierarchy};
@@ -22,6 +23,7 @@ pub struct Shortage {
 #[derive(Debug)]
 enum Kind {
     Disk(PathBuf),
+    Room(PathBuf),
     Descriptors {
         pid: Pid,
         before: Rlimit,
@@ -61,6 +63,7 @@ impl Kind {
             Self::Disk(dir) => {
                 umount2(dir, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", dir.display()))
             }
+            Self::Room(dir) => remount(dir, "size=50%,nr_inodes=0"),
             Self::Descriptors { pid, before } => match prlimit(Some(*pid), Resource::Nofile, *before) {
                 Ok(_) | Err(rustix::io::Errno::SRCH) => Ok(()),
                 Err(error) => Err(error).context("raise the limit of descriptors"),
@@ -96,6 +99,23 @@ pub fn disk(dir: &Path, pages: usize, files: usize, keep: &[&str]) -> Result<Sho
         fs::write(dir.join(name), content).with_context(|| format!("keep {name}"))?;
     }
     Ok(shortage)
+}
+
+/// No room for another page or file in the memory file system at `dir`, with all that is in it already.
+///
+/// # Errors
+/// When `dir` is not where one is mounted.
+pub fn room(dir: &Path) -> Result<Shortage> {
+    let used = statvfs(dir).with_context(|| format!("measure {}", dir.display()))?;
+    let bytes = (used.f_blocks - used.f_bfree) * used.f_frsize;
+    remount(dir, &format!("size={bytes},nr_inodes={}", used.f_files - used.f_ffree))?;
+    Ok(Shortage::of(Kind::Room(dir.to_owned())))
+}
+
+fn remount(dir: &Path, options: &str) -> Result<()> {
+    let none: Option<&str> = None;
+    mount(none, dir, none, MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))
+        .with_context(|| format!("remount {} with {options}", dir.display()))
 }
 
 /// No descriptor above the highest that the process has open.

@@ -330,6 +330,60 @@ async fn a_shim_with_too_little_memory_serves_or_dies_and_leaves_nothing() -> Re
 }
 
 #[tokio::test]
+async fn an_exit_that_cannot_be_recorded_is_told_all_the_same() -> Result<()> {
+    if !only_dunnage("its exec needs room for files") {
+        return Ok(());
+    }
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    let full = fault::room(Path::new("/run"))?;
+    ensure!(std::fs::write("/run/one-more", "text").is_err(), "there is room");
+    run_exec(&client, "c", "e").await.context("an exec")?;
+    fault::kill(i32::try_from(pid)?).await?;
+    let end = client.wait("c", "").await?;
+    ensure!(end.exit_status == 137, "{end:?}");
+    ensure!(client.delete("c", "").await?.exit_status == 137);
+    full.lift()?;
+    bench.require_history("c").await?;
+    bench.dispose(bundle, &client).await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn what_happens_while_a_shim_is_halted_is_told_when_it_goes_on() -> Result<()> {
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    let shim = fault::shim_of(&client, "c").await?;
+    let pid = bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    let mut execs = Vec::new();
+    for exec_id in ["e", "f"] {
+        let spec = bundle::process(&["sleep", "1000"]);
+        client.exec(Exec { id: "c", exec_id, spec, ..Default::default() }).await?;
+        execs.push(i32::try_from(client.start("c", exec_id).await?)?);
+    }
+    let waits = ["", "e", "f"].map(|exec_id| {
+        let (client, exec_id) = (client.clone(), exec_id.to_owned());
+        tokio::spawn(async move { client.wait("c", &exec_id).await })
+    });
+    let halted = fault::halt(shim)?;
+    // The kernel ends the first process of a pid namespace once all others have been reaped: after the halt.
+    let killed = tokio::spawn(fault::kill(i32::try_from(pid)?));
+    let over = || execs.iter().all(|pid| fault::is_over(*pid)).then_some(());
+    wait::until("the end of the execs", over).await?;
+    drop(halted);
+    killed.await??;
+    for wait in waits {
+        ensure!(wait.await??.exit_status == 137);
+    }
+    bench.finish(bundle, &client).await?;
+    bench.require_history("c").await?;
+    bench.require_nothing_left().await
+}
+
+#[tokio::test]
 async fn a_slow_reader_gets_everything() -> Result<()> {
     let bench = Bench::new().await?;
     let (bundle, client) = bench.task("c", &["probe", "print", "300000"]).await?;
