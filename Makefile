@@ -107,9 +107,10 @@ load: ## pods that live random lives, each answer checked (root); ARGS='--pods 8
 	RUST_BACKTRACE=0 $(DEBUG)/load $(ARGS)
 
 .PHONY: bench
-bench: ## measure dunnage beside other shims and the kernel's floor in one run (root)
+bench: ## measure dunnage beside other shims, plugins and the kernel's floor (root); ARGS='--quick --measure net'
 	$(CARGO) build --release --locked $(PACKAGES)
 	$(CARGO) build --release --locked -p dunnage-e2e --bins
+	$(CARGO) build --release --locked -p dunnage-net --example attach_cost
 	RUST_BACKTRACE=0 $(RELEASE)/bench $(ARGS)
 
 .PHONY: clean

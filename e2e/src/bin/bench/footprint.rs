@@ -20,12 +20,16 @@ pub(crate) struct Footprint {
     pub(crate) threads: usize,
 }
 
+/// Names of the two pods.
+pub(crate) const BESIDE: &str = "beside";
+pub(crate) const WEIGHED: &str = "weighed";
+
 /// Weighs the shim of a pod with one sleeping container, after an exec and a moment of rest, beside another pod.
 pub(crate) async fn of_a_pod(course: &Course, peer: &Peer) -> Result<Footprint> {
     // A node has many shims of one kind, and what they share (the program itself) is nobody's own. With a
     // single one the kernel would count the program as private.
-    let beside = Host::start(course, peer, "beside").await?;
-    let host = Host::start(course, peer, "weighed").await?;
+    let beside = Host::start(course, peer, BESIDE).await?;
+    let host = Host::start(course, peer, WEIGHED).await?;
     host.exec("warm").await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let shim = host.shim().await?;

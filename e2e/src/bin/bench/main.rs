@@ -3,45 +3,82 @@
 //! Every contender is a shim program driven over ttrpc by the same client with the same specification, the one
 //! that containerd's CRI plugin writes for a default pod (with seccomp, a new network namespace and limits).
 //! Rounds go around all contenders, so that a change of the machine's mood hits all alike. Results are a table
-//! on stdout and JSON under `e2e/cache/bench`.
+//! on stdout and JSON under `e2e/cache/bench`. Who hangs or fails is out of that measurement, with a line that says
+//! why, what it left is ended, and the others go on.
+//!
+//! `net` measures the pod network in the same way: `net/mod.rs`.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table is for people")]
 
+mod abandon;
+mod driven;
 mod floor;
 mod footprint;
+mod net;
 mod peer;
 mod report;
 mod rounds;
 mod template;
 
+use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use dunnage_e2e::events::Events;
+use dunnage_e2e::wait;
 use dunnage_e2e::world::World;
 
+use crate::abandon::abandon;
 use crate::floor::Floor;
 use crate::peer::Peer;
 use crate::report::{Report, Samples};
+use crate::rounds::Host;
 use crate::template::Template;
 
 /// Measure dunnage beside other shims and the kernel's floor.
 #[derive(Debug, Parser)]
 struct Args {
     /// Rounds of each measurement.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Rest before each measurement in milliseconds: 0 is a tight loop, a node starts containers apart.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 60])]
     rest: Vec<u64>,
     /// Only these measurements.
-    #[arg(long, value_delimiter = ',', default_values_t = ["task", "pod", "exec", "footprint"].map(str::to_owned))]
+    #[arg(long, value_delimiter = ',', default_values_t = ["task", "pod", "exec", "footprint", "net"].map(str::to_owned))]
     measure: Vec<String>,
     /// Only these contenders.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Pods that are present in `net`.
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 500, 1000])]
+    pods: Vec<usize>,
+    /// A first impression: five rounds, no rest, at most 100 pods present.
+    #[arg(long)]
+    quick: bool,
 }
+
+impl Args {
+    fn effort(mut self) -> Self {
+        if self.quick {
+            self.rounds = self.rounds.min(5);
+            self.rest = vec![0];
+            self.pods = vec![0, 100];
+        }
+        self.pods.sort_unstable();
+        self
+    }
+
+    fn wants(&self, contender: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == contender)
+    }
+}
+
+/// How long one round of one contender may take. A slow one takes a third of a second.
+const ROUND_LIMIT: Duration = Duration::from_secs(15);
+/// The same for what prepares a measurement: containerd runs a pod for its specification.
+const LAY_OUT_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where the contenders run.
 #[derive(Debug)]
@@ -54,32 +91,23 @@ struct Course {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let args = Args::parse();
-    let peers: Vec<Peer> = peer::all()
-        .into_iter()
-        .filter(|peer| args.only.is_empty() || args.only.iter().any(|name| name == peer.name))
-        .collect();
-    for absent in peer::absent() {
-        eprintln!("bench: {absent} is not here: e2e/fetch-peers fetches what can be fetched");
-    }
-    let course = Course::lay_out().await?;
-    peer::link_libraries()?;
-    let mut report = Report::new(&peers);
+    let args = Args::parse().effort();
     for measure in &args.measure {
-        if measure == "footprint" {
-            for peer in &peers {
-                report.add_footprint(
-                    peer.name,
-                    footprint::of_a_pod(&course, peer).await.with_context(|| peer.name)?,
-                );
-            }
-            continue;
+        if !["task", "pod", "exec", "footprint", "net"].contains(&measure.as_str()) {
+            bail!("{measure} is not among the measurements: task, pod, exec, footprint, net");
         }
-        for rest in &args.rest {
-            let rest = Duration::from_millis(*rest);
-            let found = measured(&course, &peers, measure, args.rounds, rest).await;
-            report.add(measure, rest, found.with_context(|| measure.clone())?);
-        }
+    }
+    let peers: Vec<Peer> = peer::all().into_iter().filter(|peer| args.wants(peer.name)).collect();
+    let mut report = Report::new(&peers);
+    let (net, others): (Vec<_>, Vec<_>) = args.measure.iter().partition(|measure| *measure == "net");
+    if !others.is_empty() {
+        containers(&args, &peers, &others, &mut report).await?;
+    }
+    if !net.is_empty() {
+        let effort =
+            net::Effort { rounds: args.rounds, pods: args.pods.clone(), reference: args.wants("reference") };
+        let world = World::enter()?;
+        report.add_network(net::measure(&world, &effort)?);
     }
     println!("{report}");
     println!("{}", report.save()?.display());
@@ -87,6 +115,27 @@ async fn main() -> Result<()> {
         Some(failure) => bail!("dunnage failed: {failure}"),
         None => Ok(()),
     }
+}
+
+/// Everything that a shim is needed for.
+async fn containers(args: &Args, peers: &[Peer], measures: &[&String], report: &mut Report) -> Result<()> {
+    for absent in peer::absent() {
+        eprintln!("bench: {absent} is not here: e2e/fetch-peers fetches what can be fetched");
+    }
+    let course = within(LAY_OUT_LIMIT, Course::lay_out()).await.context("lay out the course")?;
+    peer::link_libraries()?;
+    for measure in measures {
+        if measure.as_str() == "footprint" {
+            weigh(&course, peers, report).await;
+            continue;
+        }
+        for rest in &args.rest {
+            let rest = Duration::from_millis(*rest);
+            let found = measured(&course, peers, measure, args.rounds, rest).await;
+            report.add(measure, rest, found.with_context(|| (*measure).clone())?);
+        }
+    }
+    Ok(())
 }
 
 impl Course {
@@ -98,7 +147,20 @@ impl Course {
     }
 }
 
-/// The samples of one measurement for each contender. One that fails is out for the rest of it, and said to be.
+async fn weigh(course: &Course, peers: &[Peer], report: &mut Report) {
+    for peer in peers {
+        match within(ROUND_LIMIT, footprint::of_a_pod(course, peer)).await {
+            Ok(footprint) => report.add_footprint(peer.name, footprint),
+            Err(error) => {
+                out("footprint", peer.name, &error);
+                report.add_footprint_failure(peer.name, format!("{error:#}"));
+                abandon(course, &ids(&[footprint::BESIDE, footprint::WEIGHED], peer));
+            }
+        }
+    }
+}
+
+/// The samples of one measurement for each contender. One that hangs or fails is out for the rest of it.
 async fn measured(
     course: &Course,
     peers: &[Peer],
@@ -109,11 +171,15 @@ async fn measured(
     let mut found: Vec<Samples> = peers.iter().map(|peer| Samples::of(peer.name)).collect();
     let mut floor = if measure == "task" { Some(Floor::start(course)?) } else { None };
     let mut of_floor = Samples::of(floor::NAME);
-    let mut hosts = Vec::new();
-    if measure == "exec" {
-        for peer in peers {
-            hosts.push(rounds::Host::start(course, peer, "host").await.with_context(|| peer.name)?);
-        }
+    let mut hosts: Vec<Option<Host>> = Vec::new();
+    for (peer, samples) in peers.iter().zip(&mut found).filter(|_| measure == "exec") {
+        hosts.push(match within(ROUND_LIMIT, Host::start(course, peer, EXEC_HOST)).await {
+            Ok(host) => Some(host),
+            Err(error) => {
+                give_up(course, samples, measure, "its container", &error, &ids(&[EXEC_HOST], peer));
+                None
+            }
+        });
     }
     // The first round of each warms caches and is not counted.
     for round in 0..=rounds {
@@ -122,17 +188,24 @@ async fn measured(
                 continue;
             }
             tokio::time::sleep(rest).await;
-            let id = format!("{measure}-{}-{round}", peer.name);
-            let took = match measure {
-                "task" => rounds::task(course, peer, &id).await,
-                "pod" => rounds::pod(course, peer, &id).await,
-                "exec" => hosts[index].exec(&id).await,
-                other => bail!("{other} is not among the measurements: task, pod, exec, footprint"),
+            let name = format!("{measure}-{}-{round}", peer.name);
+            let host = hosts.get(index).and_then(Option::as_ref);
+            let took = match (measure, host) {
+                ("task", _) => within(ROUND_LIMIT, rounds::task(course, peer, &name)).await,
+                ("pod", _) => within(ROUND_LIMIT, rounds::pod(course, peer, &name)).await,
+                (_, Some(host)) => within(ROUND_LIMIT, host.exec(&name)).await,
+                (other, None) => bail!("{other} has no container"),
             };
             match took {
                 Ok(took) if round > 0 => found[index].rounds.push(took),
                 Ok(_) => {}
-                Err(error) => found[index].failure = Some(format!("round {round}: {error:#}")),
+                Err(error) => {
+                    let mut left = vec![name.clone(), format!("{name}-c")];
+                    left.extend(ids(&[EXEC_HOST], peer));
+                    let when = format!("round {round}");
+                    give_up(course, &mut found[index], measure, &when, &error, &left);
+                    hosts.get_mut(index).map(Option::take);
+                }
             }
         }
         if let Some(floor) = &mut floor {
@@ -143,11 +216,50 @@ async fn measured(
             }
         }
     }
-    for (host, samples) in hosts.into_iter().zip(&mut found) {
-        if let Err(error) = host.end(course).await {
-            samples.failure.get_or_insert(format!("the end: {error:#}"));
+    for ((peer, host), samples) in peers.iter().zip(hosts).zip(&mut found) {
+        let Some(host) = host else { continue };
+        if let Err(error) = within(ROUND_LIMIT, host.end(course)).await {
+            give_up(course, samples, measure, "the end", &error, &ids(&[EXEC_HOST], peer));
         }
     }
     found.extend(floor.is_some().then_some(of_floor));
     Ok(found)
+}
+
+/// The pod in which execs are measured.
+const EXEC_HOST: &str = "host";
+
+/// The containers of a pod of [`Host`].
+fn ids(names: &[&str], peer: &Peer) -> Vec<String> {
+    names
+        .iter()
+        .flat_map(|name| [format!("{name}-{}", peer.name), format!("{name}-{}-c", peer.name)])
+        .collect()
+}
+
+/// Takes a contender out of a measurement, says so, and ends what it has left.
+fn give_up(
+    course: &Course,
+    samples: &mut Samples,
+    measure: &str,
+    when: &str,
+    error: &anyhow::Error,
+    left: &[String],
+) {
+    out(measure, samples.contender, error);
+    samples.failure.get_or_insert(format!("{when}: {error:#}"));
+    abandon(course, left);
+}
+
+fn out(measure: &str, contender: &str, error: &anyhow::Error) {
+    eprintln!("bench: {contender} is out of {measure}: {error:#}");
+}
+
+/// Waits so long and no longer.
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let limit = limit * wait::patience();
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => bail!("hangs: nothing for {limit:?}"),
+    }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::footprint::Footprint;
+use crate::net::Table;
 use crate::peer::{self, Peer};
 use crate::rounds::Round;
 
@@ -18,6 +19,8 @@ pub(crate) struct Report {
     contenders: Vec<&'static str>,
     measurements: Vec<Measurement>,
     footprints: Vec<(&'static str, Footprint)>,
+    footprint_failures: Vec<(&'static str, String)>,
+    network: Option<Table>,
 }
 
 #[derive(Debug)]
@@ -47,7 +50,13 @@ impl Samples {
 impl Report {
     pub(crate) fn new(peers: &[Peer]) -> Self {
         let contenders = peers.iter().map(|peer| peer.name).collect();
-        Self { contenders, measurements: Vec::new(), footprints: Vec::new() }
+        Self {
+            contenders,
+            measurements: Vec::new(),
+            footprints: Vec::new(),
+            footprint_failures: Vec::new(),
+            network: None,
+        }
     }
 
     pub(crate) fn add(&mut self, name: &str, rest: Duration, samples: Vec<Samples>) {
@@ -57,13 +66,23 @@ impl Report {
     /// Why a contender failed, if it did anywhere.
     pub(crate) fn failure_of(&self, contender: &str) -> Option<&str> {
         let samples = self.measurements.iter().flat_map(|measurement| &measurement.samples);
+        let failed = self.footprint_failures.iter().find(|(failed, _)| *failed == contender);
         samples
             .filter(|samples| samples.contender == contender)
             .find_map(|samples| samples.failure.as_deref())
+            .or(failed.map(|(_, failure)| failure.as_str()))
     }
 
     pub(crate) fn add_footprint(&mut self, contender: &'static str, footprint: Footprint) {
         self.footprints.push((contender, footprint));
+    }
+
+    pub(crate) fn add_footprint_failure(&mut self, contender: &'static str, failure: String) {
+        self.footprint_failures.push((contender, failure));
+    }
+
+    pub(crate) fn add_network(&mut self, table: Table) {
+        self.network = Some(table);
     }
 
     /// Writes the numbers with all samples to a file named by the time.
@@ -90,7 +109,13 @@ impl Report {
                 })
             })
             .collect();
-        json!({ "contenders": self.contenders, "measurements": measurements, "footprints": footprints })
+        let network = self.network.as_ref().map(Table::json);
+        json!({
+            "contenders": self.contenders,
+            "measurements": measurements,
+            "footprints": footprints,
+            "network": network,
+        })
     }
 }
 
@@ -164,7 +189,7 @@ impl fmt::Display for Report {
                 }
                 writeln!(f)?;
                 if let Some(failure) = failure {
-                    writeln!(f, "  {contender:<10} FAILED in {failure}")?;
+                    writeln!(f, "  {contender:<10} FAILED: {failure}")?;
                 }
             }
         }
@@ -182,6 +207,9 @@ impl fmt::Display for Report {
                 found.threads
             )?;
         }
-        Ok(())
+        for (contender, failure) in &self.footprint_failures {
+            writeln!(f, "  {contender:<10} FAILED: {failure}")?;
+        }
+        self.network.as_ref().map_or(Ok(()), |network| write!(f, "{network}"))
     }
 }
