@@ -5,9 +5,10 @@
 mod world;
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use dunnage_net::Netns;
 use serde_json::{Value, json};
@@ -241,11 +242,14 @@ fn the_reference_s_firewall_plugin_opens_dockers_chain_behind_this_one() {
         let outside = world.outside();
         docker();
         let pod = world.pod("pod");
-        let result = world.add(&pod, &world.config());
+        let result = world.add(&pod, &web(&world.config(), 8080));
         let firewall = json!({"cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": "iptables", "prevResult": result});
         let told = world.run_program(&plugin, "ADD", &pod.variables(), &firewall).ok();
         assert_eq!(told["ips"], result["ips"]);
         assert_eq!(seen(&pod.netns, &outside.netns, (OUTSIDE.into(), 80), 80), IpAddr::from(UPLINK));
+        let from_outside = || TcpStream::connect_timeout(&(UPLINK, 8080).into(), Duration::from_millis(300));
+        let dropped = outside.run(from_outside).unwrap_err();
+        assert_eq!(dropped.kind(), std::io::ErrorKind::TimedOut, "it lets nobody in who was not asked");
         assert!(world.run_program(&plugin, "DEL", &pod.variables(), &firewall).success);
         world.del(&pod, &world.config());
     });

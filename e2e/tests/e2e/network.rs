@@ -62,6 +62,12 @@ impl Node {
         Ok(node)
     }
 
+    /// Writes the list anew, in place, as containerd notices it.
+    fn configure(&self, version: &str, plugins: &Value) -> Result<()> {
+        let list = json!({"cniVersion": version, "name": "pods", "plugins": plugins});
+        Ok(fs::write(self.containerd.root().join("cni/10-e2e.conflist"), list.to_string())?)
+    }
+
     async fn pod(&self, name: &str, change: impl FnOnce(&mut api::PodSandboxConfig)) -> Result<Pod> {
         let mut config = cri::pod(&self.world, name);
         change(&mut config);
@@ -232,6 +238,11 @@ async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Resu
 
 async fn works_when_types_are_changed(mode: &str) -> Result<()> {
     let node = Node::new(&renamed(mode)).await?;
+    if asks_for_status(&node).await? {
+        // Of every entry of the list, be it one that only adds to pods.
+        node.configure("1.1.0", &renamed(mode))?;
+        wait::until_ok("a network that is ready", || node.cri.ready()).await?;
+    }
     let limit = [("kubernetes.io/ingress-bandwidth".to_owned(), "8M".to_owned())];
     let a = node.pod("a", |config| {
         config.port_mappings = vec![web(8080)];
@@ -460,9 +471,7 @@ async fn status_is_answered_while_a_pod_is_attached_and_says_when_none_can_be() 
     let error = plugin("STATUS", &config).err().context("it is fine with garbage")?;
     ensure!(format!("{error}").contains("is not a lease table"), "{error}");
     if asks_for_status(&node).await? {
-        // It reads a configuration again that is written in place.
-        let list = json!({"cniVersion": "1.1.0", "name": "pods", "plugins": alone()});
-        fs::write(node.containerd.root().join("cni/10-e2e.conflist"), list.to_string())?;
+        node.configure("1.1.0", &alone())?;
         let not_ready = || async {
             let error = node.cri.ready().await.err().context("it is ready")?;
             ensure!(format!("{error:#}").contains("pods cannot be attached"), "{error:#}");
