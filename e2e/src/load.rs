@@ -98,7 +98,8 @@ pub async fn run(world: &World, containerd: &Containerd, cri: &Cri, load: Load) 
     // The world belongs to this thread: so do all lives.
     let lives = LocalSet::new();
     lives.run_until(live(world, &course, load, begin, &mut outcome)).await?;
-    outcome.wrongs.extend(told.wrongs().await?);
+    let unheard = told.wrongs(outcome.counts.tasks()).await?;
+    outcome.wrongs.extend(unheard);
     outcome.elapsed = begin.elapsed();
     Ok(outcome)
 }
@@ -200,7 +201,8 @@ impl Told {
         .await
     }
 
-    async fn wrongs(mut self) -> Result<Vec<String>> {
+    /// What is wrong with what was told of so many tasks.
+    async fn wrongs(mut self, tasks: usize) -> Result<Vec<String>> {
         let is_over = |events: &[Event]| {
             let deleted = |id: &str| {
                 events.iter().any(|event| matches!(event, Event::Delete { id: of, .. } if of == id))
@@ -216,7 +218,13 @@ impl Told {
         }
         self.client.kill().await.context("end ctr events")?;
         let events = self.events()?;
-        Ok(ids(&events).into_iter().flat_map(|id| history::wrongs(id, &events)).collect())
+        let mut wrongs: Vec<String> =
+            ids(&events).into_iter().flat_map(|id| history::wrongs(id, &events)).collect();
+        let heard = ids(&events).len();
+        if heard != tasks {
+            wrongs.push(format!("events of {heard} tasks, not {tasks}"));
+        }
+        Ok(wrongs)
     }
 
     fn events(&self) -> Result<Vec<Event>> {
@@ -277,5 +285,19 @@ impl fmt::Display for Outcome {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_as_ctr_prints_them() {
+        let line = "2026-11-22 16:00:00.5 +0000 UTC k8s.io /tasks/exit \
+                    {\"container_id\":\"c\",\"id\":\"e\",\"pid\":7,\"exit_status\":3}";
+        let exit = Event::Exit { id: "c".to_owned(), exec_id: "e".to_owned(), pid: 7, status: 3 };
+        assert_eq!(event(line), Some(exit));
+        assert_eq!(event("2026-11-22 16:00:00.5 +0000 UTC k8s.io /containers/create {\"id\":\"c\"}"), None);
     }
 }

@@ -22,6 +22,13 @@ pub(crate) struct Counts {
     log_bytes: usize,
 }
 
+impl Counts {
+    /// Sandboxes and containers: each is a task.
+    pub(crate) fn tasks(self) -> usize {
+        self.pods + self.containers
+    }
+}
+
 impl AddAssign for Counts {
     fn add_assign(&mut self, more: Self) {
         self.pods += more.pods;
