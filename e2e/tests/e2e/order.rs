@@ -8,6 +8,7 @@ use containerd_shim_protos::api::{DeleteResponse, WaitResponse};
 use dunnage_e2e::bundle::{self, Bundle, Fifo};
 use dunnage_e2e::events::Event;
 use dunnage_e2e::fault;
+use dunnage_e2e::footprint::Footprint;
 use dunnage_e2e::process::Process;
 use dunnage_e2e::task::{Code, Exec, Status, TaskClient, code, message};
 use dunnage_e2e::wait;
@@ -178,6 +179,36 @@ async fn execs_start_exit_and_are_deleted_in_order_and_before_the_task() -> Resu
 
 async fn exec(client: &TaskClient, id: &str, exec_id: &str, args: &[&str]) -> ttrpc::Result<()> {
     client.exec(Exec { id, exec_id, spec: bundle::process(args), ..Default::default() }).await
+}
+
+#[tokio::test]
+async fn a_thousand_execs_leave_the_shim_as_it_was() -> Result<()> {
+    if !only_dunnage("a Go program takes threads and memory as it likes") {
+        return Ok(());
+    }
+    let bench = Bench::new().await?;
+    let (bundle, client) = bench.task("c", &["sleep", "1000"]).await?;
+    bundle.create(&bench.world, &client, ["", "", ""]).await?;
+    client.start("c", "").await?;
+    let shim = fault::shim_of(&client, "c").await?;
+    let mut held = None;
+    for round in 0..1100 {
+        if round == 100 {
+            held = Footprint::of(shim);
+        }
+        let exec_id = format!("e{round}");
+        exec(&client, "c", &exec_id, &["true"]).await?;
+        client.start("c", &exec_id).await?;
+        client.wait("c", &exec_id).await?;
+        client.delete("c", &exec_id).await?;
+    }
+    let (before, after) = (held.context("no shim")?, Footprint::of(shim).context("no shim")?);
+    let grown = before.growth(&after, 64);
+    ensure!(grown.is_empty(), "{}", grown.join("\n"));
+    client.kill("c", "", 9, false).await?;
+    client.wait("c", "").await?;
+    bench.finish(bundle, &client).await?;
+    bench.require_nothing_left().await
 }
 
 #[tokio::test]
