@@ -17,8 +17,8 @@ async fn the_machine_sees_the_process_and_inside_it_is_the_first_of_its_own() ->
     let node = Cluster::new().await?;
     let (pod, id) = node.sleeper("c").await?;
     let pid = node.cri.pid(&id).await?;
-    let outside = Process::read(pid).context("the machine does not see the process")?;
-    ensure!(outside.name == "sleep", "{outside:?}");
+    // runc answers Start before it executes the program.
+    wait::until("the program", || Process::read(pid).filter(|outside| outside.name == "sleep")).await?;
     ensure!(node.cri.exec_ok(&id, &["cat", "/proc/1/cmdline"]).await? == "sleep\x001000\x00");
     let inside = node.cri.show(&id).await?;
     let seen: Vec<i64> = serde_json::from_value(inside["processes"].clone())?;
