@@ -184,9 +184,16 @@ fn role(fields: &Fields<'_>, environment: &Environment) -> Result<Role> {
         return Ok(Role::Loopback);
     }
     // STATUS comes without prevResult: there the keys tell.
-    let adds = environment.owner().is_err() && !MAKERS_KEYS.iter().any(|key| fields.get(key).is_some());
-    let comes_behind = fields.get("prevResult").is_some() || adds;
-    Ok(if fields.get("ipam").is_none() && comes_behind { Role::Addition } else { Role::Interface })
+    let comes_behind = match environment.owner() {
+        Ok(_) => fields.get("ipam").is_none() && fields.get("prevResult").is_some(),
+        Err(_) => only_adds(fields),
+    };
+    Ok(if comes_behind { Role::Addition } else { Role::Interface })
+}
+
+/// Whether nothing in a configuration is about the interface itself.
+pub(crate) fn only_adds(fields: &Fields<'_>) -> bool {
+    fields.get("ipam").is_none() && !MAKERS_KEYS.iter().any(|key| fields.get(key).is_some())
 }
 
 /// Keys of `bridge` that only the maker of an interface has.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use dunnage_net::{Detached, Netns, PodNetwork};
+use dunnage_net::{Detached, LeaseKind, Netns, PodNetwork};
 use dunnage_sys::background::{self, Side};
 
 use crate::conf::{self, unconfigured};
@@ -29,6 +29,10 @@ pub(crate) fn run(environment: &Environment, fields: &Fields<'_>, _version: Vers
         Err(_) => unconfigured(fields)?,
     };
     let mut network = PodNetwork::open(config)?;
+    // The files of `host-local` are known to the entry that has `ipam`, whose turn is later.
+    if conf::only_adds(fields) && network.lease_kind(owner)? == Some(LeaseKind::Imported) {
+        return Ok(());
+    }
     // Only for what another plugin has made; a namespace that is gone has nothing of it.
     let netns = environment.netns().ok().filter(|netns: &Netns| netns.is_own().is_ok_and(|own| !own));
     match network.release(owner, netns.as_ref())? {

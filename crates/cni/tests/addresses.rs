@@ -169,6 +169,23 @@ fn live_pods_of_host_local_keep_their_addresses_and_their_files_go_with_them() {
 }
 
 #[test]
+fn a_pod_of_host_local_goes_with_its_file_when_a_list_has_more_entries() {
+    on_fresh_host(|world| {
+        let files = world.path("host-local").join("net");
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::write(files.join("10.88.0.7"), "old\r\neth0").unwrap();
+        world.add(&world.pod("new"), &world.config());
+        let old = world.pod("old");
+        // In reverse, as a runtime does it.
+        world.del(&old, &json!({"cniVersion": "1.0.0", "name": "net", "type": "dunnage-cni", "stateDir": world.path("state"),
+            "capabilities": {"portMappings": true}}));
+        assert!(files.join("10.88.0.7").exists());
+        world.del(&old, &world.config());
+        assert!(!files.join("10.88.0.7").exists());
+    });
+}
+
+#[test]
 fn ipv6_alone_is_given_to_the_last_address_and_taken_over_from_host_local() {
     on_fresh_host(|world| {
         let files = world.path("host-local").join("net");

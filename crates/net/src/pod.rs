@@ -140,6 +140,15 @@ impl PodNetwork {
         Ok(active.map(|lease| Attachment::new(&self.host.config, &lease, owner.ifname())))
     }
 
+    /// How the owner's lease came about, if it has one.
+    ///
+    /// # Errors
+    /// The lease table cannot be read.
+    pub fn lease_kind(&self, owner: &Owner) -> Result<Option<LeaseKind>> {
+        let Some(leases) = self.store.lock_existing()? else { return Ok(None) };
+        Ok(leases.find(owner)?.map(|lease| lease.kind()))
+    }
+
     /// Every lease of the network, by place in the table.
     ///
     /// # Errors

@@ -196,8 +196,10 @@ fn asks(from: &Place, to: &Place, listen: u16, at: (IpAddr, u16)) -> Result<IpAd
 #[tokio::test]
 async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Result<()> {
     let node = Node::new(&alone()).await?;
-    let a = node
-        .pod("a", |config| config.port_mappings = vec![web(8080), port(api::Protocol::Udp, 5353, 53, "")]);
+    let a = node.pod("a", |config| {
+        config.port_mappings =
+            vec![web(8080), port(api::Protocol::Udp, 5353, 53, ""), port(api::Protocol::Sctp, 3868, 3868, "")]
+    });
     let b = node.pod("b", |config| {
         config.port_mappings = vec![web(8081), port(api::Protocol::Tcp, 8443, 80, "192.0.2.1")];
     });
@@ -217,6 +219,9 @@ async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Resu
         elsewhere.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused),
         "one address only"
     );
+    // A kernel without SCTP sockets has nobody to send it.
+    let ports = run("nft", "-n list map inet dunnage hp4")?;
+    ensure!(ports.contains("132 . 3868 : 10.88."), "SCTP: {ports}");
     ensure!(asks(&node.outside, &in_a, 53, (UPLINK, 5353))? == OUTSIDE, "UDP, with the source kept");
     asks(&node.host, &in_a, 53, (LOCALHOST, 5353)).context("UDP by localhost")?;
 
