@@ -75,7 +75,7 @@ impl Containerd {
         let root = world.dir().join("containerd");
         fs::create_dir_all(root.join("cni")).context("make containerd's folders")?;
         let config = world.logs().join("config.toml");
-        let configuration = Line::under_test()?.configuration(&root, &network.plugins);
+        let configuration = Line::under_test()?.configuration(&root, &network.plugins, SOCKET);
         fs::write(&config, configuration + extra).context("write containerd's configuration")?;
         fs::write(root.join("cni/10-e2e.conflist"), network.list.to_string())
             .context("write the pod network")?;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::containerd::SOCKET;
+use crate::fault;
 use crate::image;
 use crate::programs::{Runtime, installed};
 use crate::shim::Daemon;
@@ -54,15 +54,15 @@ impl Line {
         }
     }
 
-    /// The daemon's configuration, with everything it keeps below `root` or `/run`.
-    pub(crate) fn configuration(self, root: &Path, plugins: &Path) -> String {
+    /// The daemon's configuration, with everything it keeps below `root` or `/run`; it listens at `socket`.
+    pub(crate) fn configuration(self, root: &Path, plugins: &Path, socket: &str) -> String {
         let common = format!(
             r#"root = "{root}/root"
 state = "/run/containerd"
 disabled_plugins = [{unused}]
 
 [grpc]
-  address = "{SOCKET}"
+  address = "{socket}"
 
 [debug]
   level = "debug"
@@ -148,14 +148,15 @@ const STREAMS: &str = r#"  disable_tcp_service = true
   stream_server_port = "10010"
 "#;
 
-/// The handlers of both runtimes, below the plugin `cri`.
+/// The handlers of both runtimes and of the double, below the plugin `cri`.
 fn runtimes(cri: &str) -> String {
-    let handler = |runtime: Runtime| {
-        let (name, program) = (runtime.handler(), runtime.type_name());
+    let handler = |(name, program): (&str, &str)| {
         format!("\n[plugins.\"{cri}\".containerd.runtimes.{name}]\n  runtime_type = \"{program}\"\n")
     };
     let default = Runtime::under_test().handler();
-    let handlers = [Runtime::Dunnage, Runtime::Runc].map(handler).concat();
+    let both = [Runtime::Dunnage, Runtime::Runc].map(|runtime| (runtime.handler(), runtime.type_name()));
+    let handlers: String =
+        both.into_iter().chain([(fault::DOUBLE_HANDLER, fault::DOUBLE)]).map(handler).collect();
     format!("\n[plugins.\"{cri}\".containerd]\n  default_runtime_name = \"{default}\"\n{handlers}")
 }
 
