@@ -197,8 +197,11 @@ fn asks(from: &Place, to: &Place, listen: u16, at: (IpAddr, u16)) -> Result<IpAd
 async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Result<()> {
     let node = Node::new(&alone()).await?;
     let a = node.pod("a", |config| {
-        config.port_mappings =
-            vec![web(8080), port(api::Protocol::Udp, 5353, 53, ""), port(api::Protocol::Sctp, 3868, 3868, "")]
+        config.port_mappings = vec![
+            web(8080),
+            port(api::Protocol::Udp, 5353, 53, ""),
+            port(api::Protocol::Sctp, 3868, 3868, ""),
+        ];
     });
     let b = node.pod("b", |config| {
         config.port_mappings = vec![web(8081), port(api::Protocol::Tcp, 8443, 80, "192.0.2.1")];
