@@ -77,9 +77,10 @@ impl Channel {
         Ok(Self { socket: NetlinkSocket::open(subsystem)?, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
-    /// Sends the requests in one datagram and reads until each is acknowledged; `reply` gets the body of every
-    /// other message that answers them. The kernel goes on after a
-    /// refused request (unless they are a netfilter batch), so the error names the first one.
+    /// Sends the requests in one datagram and reads until the last is acknowledged; `reply` gets the body of every
+    /// other message that answers them. The kernel handles them in order and tells of a refused one without being
+    /// asked, so the last acknowledgement stands for all. It goes on after a refused request (unless they are a
+    /// netfilter batch), so the error names the first one.
     pub(crate) fn exchange(
         &mut self,
         requests: &[Request],
@@ -89,8 +90,9 @@ impl Channel {
         self.sequence = self.sequence.wrapping_add(u32::try_from(requests.len()).unwrap_or(u32::MAX));
         let whole = |error: Error| Failed { index: 0, error };
         self.socket.send(&encode(requests, first)).map_err(|error| whole(error.into()))?;
-        let mut open = requests.iter().filter(|request| request.ack).count();
-        while open > 0 {
+        let last = last_acknowledged(requests);
+        let mut open = last.is_some();
+        while open {
             let received = self.socket.recv(&mut self.buffer).map_err(|error| whole(error.into()))?;
             for message in Messages(&self.buffer[..received]) {
                 // Answers to earlier requests, after a failure that left some unread, are nobody's.
@@ -98,9 +100,11 @@ impl Channel {
                 let Some(request) = requests.get(index) else { continue };
                 match message.outcome() {
                     Outcome::Reply => reply(message.body),
-                    Outcome::Done => open -= 1,
+                    Outcome::Done => open = Some(index) != last,
                     Outcome::Refused(errno, detail) => {
-                        self.socket.drain(&mut self.buffer);
+                        if Some(index) != last {
+                            self.socket.drain(&mut self.buffer);
+                        }
                         let error = Error::Refused { what: request.what.clone(), errno, detail };
                         return Err(Failed { index, error });
                     }
@@ -111,12 +115,19 @@ impl Channel {
     }
 }
 
+/// Where the request is whose acknowledgement says that all were handled.
+fn last_acknowledged(requests: &[Request]) -> Option<usize> {
+    requests.iter().rposition(|request| request.ack)
+}
+
 fn encode(requests: &[Request], first: u32) -> Vec<u8> {
+    let last = last_acknowledged(requests);
     let total = requests.iter().map(|request| HEADER + aligned(request.body.len())).sum();
     let mut bytes = Vec::with_capacity(total);
-    for (sequence, request) in (first..).zip(requests) {
+    for (index, request) in requests.iter().enumerate() {
+        let sequence = first.wrapping_add(u32::try_from(index).unwrap_or_default());
         let length = u32::try_from(HEADER + request.body.len()).expect("a message is far below 4 GiB");
-        let ack = if request.ack { NLM_F_ACK } else { 0 };
+        let ack = if Some(index) == last { NLM_F_ACK } else { 0 };
         bytes.extend(length.to_ne_bytes());
         bytes.extend(request.kind.to_ne_bytes());
         bytes.extend((request.flags | ack | NLM_F_REQUEST).to_ne_bytes());

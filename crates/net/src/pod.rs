@@ -334,11 +334,10 @@ fn configure_pod_end(
     {
         route.set_options(&link, &request.link)?;
     }
-    if let Some(shape) = request.from_pod {
-        route.shape(index, name.as_str(), shape)?;
+    match request.from_pod {
+        Some(shape) => route.shape(index, name.as_str(), shape),
+        None => Ok(()),
     }
-    // As below for the host's end: whoever looks next sees it up.
-    route.link_at(index).map(drop)
 }
 
 /// On a bridge, where other pods can send what they want, before the interface is up: no redirects, which would

@@ -11,7 +11,7 @@ use super::ip::add_address;
 use super::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
-use crate::{Error, IfName, LinkOptions, Mac, Result};
+use crate::{Error, IfName, Mac, Result};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -39,6 +39,19 @@ pub(crate) struct Link {
     pub(crate) kind: Option<String>,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub(crate) peer: Option<u32>,
+}
+
+/// What a link is like besides its addresses; nothing of it is the kernel's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkOptions {
+    /// Whether it receives every frame.
+    pub promiscuous: bool,
+    /// Whether it receives every multicast frame.
+    pub all_multicast: bool,
+    /// How many packets may wait to be sent.
+    pub queue_length: Option<u32>,
+    /// MTU in bytes, of both ends: for a pod whose network has another.
+    pub mtu: Option<u32>,
 }
 
 /// A bridge to make.

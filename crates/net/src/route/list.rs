@@ -37,14 +37,8 @@ pub(crate) struct RouteEntry {
 impl RouteSocket {
     /// The link with that index, if there is one.
     pub(crate) fn link_at(&mut self, index: u32) -> Result<Option<Link>> {
-        // struct ifinfomsg.
-        let mut body = vec![0; 4];
-        body.extend(index.to_ne_bytes());
-        body.extend([0; 8]);
-        let what = format!("look up link {index}");
-        let get = Request { kind: RTM_GETLINK, flags: 0, body, ack: true, what };
         let mut found = None;
-        let answer = self.channel.exchange(&[get], |reply| found = Link::parse(reply));
+        let answer = self.channel.exchange(&[look_up(index)], |reply| found = Link::parse(reply));
         Ok(or_absent(answer.map_err(Error::from))?.and(found))
     }
 
@@ -100,6 +94,15 @@ impl RouteSocket {
     fn dump(&self, kind: u16, body: Vec<u8>, what: &str) -> Request {
         Request { kind, flags: NLM_F_DUMP, body, ack: true, what: what.to_owned() }
     }
+}
+
+/// Asks for the link with that index.
+pub(super) fn look_up(index: u32) -> Request {
+    // struct ifinfomsg.
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.extend([0; 8]);
+    Request { kind: RTM_GETLINK, flags: 0, body, ack: true, what: format!("look up link {index}") }
 }
 
 fn address(reply: &[u8]) -> Option<IpNet> {

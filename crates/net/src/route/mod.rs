@@ -21,6 +21,7 @@ use netlink_packet_core::Emitable;
 use crate::channel::{Channel, Request};
 use crate::{Error, Result};
 
+pub use link::LinkOptions;
 pub(crate) use link::{Bridge, Link};
 pub use qdisc::Shape;
 pub(crate) use veth::{HostEnd, Pair, PodAddress, PodEnd, Veth, Way};
