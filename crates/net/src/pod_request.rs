@@ -2,21 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::route::Shape;
+use crate::route::{LinkOptions, Shape};
 use crate::{Error, HostPort, Mac, Result};
-
-/// What the pod's interface is like besides its addresses; nothing of it is the kernel's default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LinkOptions {
-    /// Whether it receives every frame.
-    pub promiscuous: bool,
-    /// Whether it receives every multicast frame.
-    pub all_multicast: bool,
-    /// How many packets may wait to be sent.
-    pub queue_length: Option<u32>,
-    /// MTU in bytes, of both ends: for a pod whose network has another.
-    pub mtu: Option<u32>,
-}
 
 /// What one pod wants of its network besides an address.
 #[derive(Debug, Clone, Default)]
