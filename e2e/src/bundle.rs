@@ -1,7 +1,7 @@
 //! OCI bundles made by hand: a root file system, a `config.json` that a test can change, and fifos.
 
 use std::fs::{self, File, Permissions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,7 @@ pub struct Bundle {
     pub spec: Value,
     lower: PathBuf,
     log: File,
+    kept: PathBuf,
 }
 
 impl Bundle {
@@ -66,7 +67,8 @@ impl Bundle {
             .custom_flags(flags)
             .open(log)
             .context("open the log fifo")?;
-        let bundle = Self { id: id.to_owned(), dir, spec, lower, log };
+        let kept = world.logs().join(format!("{id}.shim.log"));
+        let bundle = Self { id: id.to_owned(), dir, spec, lower, log, kept };
         bundle.write()?;
         Ok(bundle)
     }
@@ -125,6 +127,11 @@ impl Bundle {
         let mut bytes = Vec::new();
         // The fifo has no end: reading stops when it is empty.
         _ = (&self.log).read_to_end(&mut bytes);
+        if !bytes.is_empty() {
+            // For a person, should the test fail.
+            let kept = File::options().create(true).append(true).open(&self.kept);
+            _ = kept.and_then(|mut kept| kept.write_all(&bytes));
+        }
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -138,6 +145,12 @@ impl Bundle {
         fs::remove_dir_all(&self.dir).with_context(|| format!("remove {}", self.dir.display()))?;
         _ = fs::remove_dir_all(world.dir().join("layers").join(&self.id));
         Ok(())
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.log();
     }
 }
 
