@@ -100,21 +100,29 @@ async fn main() -> Result<()> {
     let peers: Vec<Peer> = peer::all().into_iter().filter(|peer| args.wants(peer.name)).collect();
     let mut report = Report::new(&peers);
     let (net, others): (Vec<_>, Vec<_>) = args.measure.iter().partition(|measure| *measure == "net");
+    // What was measured is told, whatever becomes of the rest.
+    let mut done = Ok(());
     if !others.is_empty() {
-        containers(&args, &peers, &others, &mut report).await?;
+        done = containers(&args, &peers, &others, &mut report).await;
     }
     if !net.is_empty() {
-        let effort =
-            net::Effort { rounds: args.rounds, pods: args.pods.clone(), reference: args.wants("reference") };
-        let world = World::enter()?;
-        report.add_network(net::measure(&world, &effort)?);
+        done = done.and(network(&args, &mut report).context("net"));
     }
     println!("{report}");
     println!("{}", report.save()?.display());
     match report.failure_of("dunnage") {
         Some(failure) => bail!("dunnage failed: {failure}"),
-        None => Ok(()),
+        None => done,
     }
+}
+
+/// The pod network, in a world of its own.
+fn network(args: &Args, report: &mut Report) -> Result<()> {
+    let reference = args.wants("reference");
+    let effort = net::Effort { rounds: args.rounds, pods: args.pods.clone(), reference };
+    let world = World::enter()?;
+    report.add_network(net::measure(&world, &effort)?);
+    Ok(())
 }
 
 /// Everything that a shim is needed for.
@@ -208,11 +216,16 @@ async fn measured(
                 }
             }
         }
-        if let Some(floor) = &mut floor {
+        if let Some(program) = &mut floor {
             tokio::time::sleep(rest).await;
-            let took = floor.round()?;
-            if round > 0 {
-                of_floor.rounds.push(took);
+            match program.round() {
+                Ok(took) if round > 0 => of_floor.rounds.push(took),
+                Ok(_) => {}
+                Err(error) => {
+                    out(measure, floor::NAME, &error);
+                    of_floor.failure = Some(format!("round {round}: {error:#}"));
+                    floor = None;
+                }
             }
         }
     }
@@ -222,7 +235,7 @@ async fn measured(
             give_up(course, samples, measure, "the end", &error, &ids(&[EXEC_HOST], peer));
         }
     }
-    found.extend(floor.is_some().then_some(of_floor));
+    found.extend((measure == "task").then_some(of_floor));
     Ok(found)
 }
 
