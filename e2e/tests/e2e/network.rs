@@ -376,13 +376,14 @@ async fn the_network_of_a_pod_outlives_its_shim() -> Result<()> {
     node.require_nothing_left().await
 }
 
-/// In the plugin's place: holds ADD back, once the file says so, before or behind the plugin itself.
-fn hold(node: &Node, before: bool) -> Result<()> {
+/// In the plugin's place: holds a verb back, as long as the file says so, before or behind the plugin itself.
+fn hold(node: &Node, verb: &str, before: bool) -> Result<()> {
     let plugin = dunnage_e2e::programs::built("dunnage-cni")?.display().to_string();
     let wait = "touch /run/held; while [ -e /run/hold ]; do sleep 0.02; done; exit 1";
-    let add = if before { wait.to_owned() } else { format!("{plugin} >/run/told; {wait}") };
-    let script =
-        format!("#!/bin/sh\nif [ $CNI_COMMAND = ADD ] && [ -e /run/hold ]; then {add}; fi\nexec {plugin}\n");
+    let held = if before { wait.to_owned() } else { format!("{plugin} >/run/told; {wait}") };
+    let script = format!(
+        "#!/bin/sh\nif [ $CNI_COMMAND = {verb} ] && [ -e /run/hold ]; then {held}; fi\nexec {plugin}\n"
+    );
     let path = node.world.dir().join("plugins/dunnage-cni");
     fs::remove_file(&path)?;
     fs::write(&path, script)?;
@@ -412,7 +413,7 @@ fn plugin(verb: &str, config: &Value) -> Result<()> {
 
 async fn killed_while_a_pod_is_attached(before: bool) -> Result<()> {
     let mut node = Node::new(&alone()).await?;
-    hold(&node, before)?;
+    hold(&node, "ADD", before)?;
     let (cri, mut config) = (node.cri.clone(), cri::pod(&node.world, "p"));
     config.port_mappings = vec![web(8080)];
     let attached = config.clone();
@@ -458,13 +459,42 @@ async fn a_containerd_killed_before_it_heard_of_an_address_leaves_what_gc_takes_
     killed_while_a_pod_is_attached(false).await
 }
 
+async fn killed_while_a_pod_is_detached(before: bool) -> Result<()> {
+    let mut node = Node::new(&alone()).await?;
+    let pod = node.pod("p", |config| config.port_mappings = vec![web(8080)]).await?;
+    hold(&node, "DEL", before)?;
+    let (cri, stopped) = (node.cri.clone(), pod.clone());
+    let stopping = tokio::spawn(async move { cri.stop_pod(&stopped).await });
+    wait::until("the plugin", || Path::new("/run/held").exists().then_some(())).await?;
+    node.containerd.kill().await?;
+    ensure!(stopping.await?.is_err(), "the pod is stopped");
+    for file in ["/run/hold", "/run/held", "/run/told"] {
+        _ = fs::remove_file(file);
+    }
+    node.containerd.launch().await?;
+    wait::until_ok("CRI", || node.cri.ready()).await?;
+    // The kubelet stops it again.
+    node.cri.remove_pod(&pod).await?;
+    node.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_containerd_killed_before_a_pod_was_detached_detaches_it_when_it_is_asked_again() -> Result<()> {
+    killed_while_a_pod_is_detached(true).await
+}
+
+#[tokio::test]
+async fn a_containerd_killed_before_it_heard_of_a_detached_pod_may_ask_again() -> Result<()> {
+    killed_while_a_pod_is_detached(false).await
+}
+
 #[tokio::test]
 async fn status_is_answered_while_a_pod_is_attached_and_says_when_none_can_be() -> Result<()> {
     let node = Node::new(&alone()).await?;
     let mut config = alone()[0].clone();
     config["cniVersion"] = "1.1.0".into();
     config["name"] = "pods".into();
-    hold(&node, true)?;
+    hold(&node, "ADD", true)?;
     let (cri, pod) = (node.cri.clone(), cri::pod(&node.world, "p"));
     let running = tokio::spawn(async move { cri.run_pod(pod).await });
     wait::until("the plugin", || Path::new("/run/held").exists().then_some(())).await?;
