@@ -12,10 +12,9 @@ use dunnage_sys::pidfd;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use crate::command::{self, Deleted, Reply, Status, Target};
+use crate::command::{self, Deleted, Reply, Status};
 use crate::error::{Error, Result};
 use crate::last_output::{self, LastOutput};
-use crate::mailbox::Mailbox;
 use crate::record::Record;
 use crate::rootfs::{MountedRootfs, RootfsMount};
 use crate::state::{self, Effects, Exit, Input, Request, State};
@@ -105,11 +104,12 @@ impl Process {
         Ok(())
     }
 
-    /// The process has ended: its exit is to be told, as soon as its last output was read.
-    pub(crate) fn over(&mut self, exit: Exit, target: &Target, mailbox: &Mailbox) {
+    /// The process has ended: its exit is to be told, as soon as its last output was read. `tell` is called then,
+    /// unless that is now.
+    pub(crate) fn over(&mut self, exit: Exit, tell: impl FnOnce() + 'static) {
         self.untold_exit = Some(exit);
         let relay = self.terminal.as_ref().and_then(Terminal::relay);
-        self.last_output = last_output::hold(self.kept.take_outputs(), relay, target, mailbox);
+        self.last_output = last_output::hold(self.kept.take_outputs(), relay, tell);
         self.unread = self.last_output.is_some();
     }
 

@@ -11,8 +11,6 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::command::Target;
-use crate::mailbox::{Mailbox, Notice, tell};
 use crate::stdio::{LeftFifo, OutputFifo};
 
 /// How long an exit is kept back for a reader that is slow or has not come yet.
@@ -34,42 +32,41 @@ impl Drop for LastOutput {
 }
 
 /// Takes the fifos over from a process that has ended. `None` when all was read, so that the exit can be told
-/// now; otherwise [`Notice::OutputRead`] says when. `relay` is that of the terminal, which may still write.
+/// now; otherwise `tell` is called when it can. `relay` is that of the terminal, which may still write.
 pub(crate) fn hold(
     fifos: Vec<OutputFifo>,
     relay: Option<AbortHandle>,
-    target: &Target,
-    mailbox: &Mailbox,
+    tell: impl FnOnce() + 'static,
 ) -> Option<LastOutput> {
-    let exit = KeptBack { until: Instant::now() + PATIENCE, told: false, target: target.clone() };
+    let exit = KeptBack { until: Instant::now() + PATIENCE, tell: Some(tell) };
     let task = match relay.filter(|relay| !relay.is_finished()) {
-        Some(relay) => tokio::task::spawn_local(await_relay(relay, fifos, exit, mailbox.clone())),
+        Some(relay) => tokio::task::spawn_local(await_relay(relay, fifos, exit)),
         None => {
             let left = leave(fifos);
             if left.is_empty() {
                 return None;
             }
-            tokio::task::spawn_local(await_readers(left, exit, mailbox.clone()))
+            tokio::task::spawn_local(await_readers(left, exit))
         }
     };
     Some(LastOutput(task.abort_handle()))
 }
 
-async fn await_relay(relay: AbortHandle, fifos: Vec<OutputFifo>, mut exit: KeptBack, mailbox: Mailbox) {
+async fn await_relay(relay: AbortHandle, fifos: Vec<OutputFifo>, mut exit: KeptBack<impl FnOnce()>) {
     let mut pause = FIRST_PAUSE;
     while !relay.is_finished() {
-        exit.tell_unless(true, &mailbox);
+        exit.tell_unless(true);
         rest(&mut pause).await;
     }
     // Only now: our reading ends kept EPIPE away from the relay.
-    await_readers(leave(fifos), exit, mailbox).await;
+    await_readers(leave(fifos), exit).await;
 }
 
-async fn await_readers(mut fifos: Vec<LeftFifo>, mut exit: KeptBack, mailbox: Mailbox) {
+async fn await_readers(mut fifos: Vec<LeftFifo>, mut exit: KeptBack<impl FnOnce()>) {
     let mut pause = FIRST_PAUSE;
     loop {
         fifos.retain(|fifo| !fifo.is_over());
-        exit.tell_unless(fifos.iter().any(LeftFifo::is_awaited), &mailbox);
+        exit.tell_unless(fifos.iter().any(LeftFifo::is_awaited));
         if fifos.is_empty() {
             return;
         }
@@ -88,17 +85,17 @@ async fn rest(pause: &mut Duration) {
 }
 
 // An exit that is told once, when nothing is awaited any more or patience ends.
-struct KeptBack {
+struct KeptBack<F> {
     until: Instant,
-    told: bool,
-    target: Target,
+    tell: Option<F>,
 }
 
-impl KeptBack {
-    fn tell_unless(&mut self, awaited: bool, mailbox: &Mailbox) {
-        if !self.told && (!awaited || Instant::now() >= self.until) {
-            tell(mailbox, &self.target, Notice::OutputRead);
-            self.told = true;
+impl<F: FnOnce()> KeptBack<F> {
+    fn tell_unless(&mut self, awaited: bool) {
+        if (!awaited || Instant::now() >= self.until)
+            && let Some(tell) = self.tell.take()
+        {
+            tell();
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::command::{Command, Deleted, Reply, Target};
 use crate::container::{Container, Process};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::mailbox::Message;
+use crate::mailbox::{Message, Notice, tell};
 use crate::state::{Effects, Exit, Input, Request};
 use crate::{orphan, teardown, terminal};
 
@@ -54,7 +54,8 @@ impl Driver {
         let Some(exit) = effects.ended else { return };
         let Some(container) = self.containers.get_mut(&target.id) else { return };
         let Ok(process) = container.process_mut(target.exec.as_ref()) else { return };
-        process.over(exit, target, &self.mailbox);
+        let (mailbox, ended) = (self.mailbox.clone(), target.clone());
+        process.over(exit, move || tell(&mailbox, &ended, Notice::OutputRead));
         if target.exec.is_none() {
             init_over(container, effects.thaw);
         }
