@@ -31,6 +31,7 @@ pub mod api {
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    handler: &'static str,
 }
 
 /// A pod that runs, with the configuration that every further call repeats.
@@ -52,7 +53,14 @@ impl Cri {
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()),
             images: ImageServiceClient::new(channel),
+            handler: Runtime::under_test().handler(),
         })
+    }
+
+    /// The same connection, whose pods run under another of the daemon's handlers.
+    #[must_use]
+    pub fn under(self, handler: &'static str) -> Self {
+        Self { handler, ..self }
     }
 
     /// The generated client, for calls that need no convenience.
@@ -85,12 +93,12 @@ impl Cri {
         status.image.map(drop).with_context(|| format!("{name} is unknown"))
     }
 
-    /// Runs a pod under the runtime under test.
+    /// Runs a pod under the runtime under test, unless another handler was chosen.
     ///
     /// # Errors
     /// The runtime's.
     pub async fn run_pod(&self, config: api::PodSandboxConfig) -> Result<Pod> {
-        let runtime_handler = Runtime::under_test().handler().to_owned();
+        let runtime_handler = self.handler.to_owned();
         let request = api::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler };
         let id = self.runtime().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
         Ok(Pod { id, config })

@@ -28,6 +28,9 @@ pub use shortage::{Shortage, descriptors, disk, memory, pids, room};
 /// The runtime type of the double, by which containerd finds it.
 pub const DOUBLE: &str = "io.containerd.double.v1";
 
+/// The CRI handler that the rig's containerd configures for it.
+pub const DOUBLE_HANDLER: &str = "double";
+
 /// The double's program.
 pub const DOUBLE_SHIM: &str = "containerd-shim-double-v1";
 

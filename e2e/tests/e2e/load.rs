@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use dunnage_e2e::fault::{self, Lie, Script};
 use dunnage_e2e::load::{self, Load};
 
 use crate::rig::Cluster;
@@ -17,4 +18,26 @@ async fn pods_that_live_random_lives_at_once_all_live_them_as_they_should() -> R
     let wrongs = outcome.wrongs.join("\n");
     ensure!(wrongs.is_empty(), "{wrongs}\n{outcome}{}", node.containerd.last_words());
     node.require_nothing_left().await.with_context(|| format!("seed {seed}"))
+}
+
+#[tokio::test]
+async fn the_load_finds_what_a_lying_shim_tells_wrongly() -> Result<()> {
+    let lies = [
+        (Lie::ExitTwice, "TaskExit twice"),
+        (Lie::ExitBeforeStart, "TaskExit before TaskStart"),
+        (Lie::NoDelete, "no TaskDelete"),
+        (Lie::ExitCode, " ended with "),
+    ];
+    for (lie, words) in lies {
+        // Logs of the same names must not be there already.
+        let node = Cluster::new().await?;
+        let cri = node.cri.clone().under(fault::DOUBLE_HANDLER);
+        Script::new(&node.world)?.telling(lie).write()?;
+        let load = Load { pods: 2, time: Duration::from_secs(3), seed: 1 };
+        let outcome = load::run(&node.world, &node.containerd, &cri, load).await?;
+        let found = outcome.wrongs.iter().any(|wrong| wrong.contains(words));
+        ensure!(found, "{lie:?}: {words:?} is not in {:#?}", outcome.wrongs);
+        node.require_nothing_left().await.with_context(|| format!("{lie:?}"))?;
+    }
+    Ok(())
 }
