@@ -6,10 +6,14 @@ use anyhow::{Context, Result, ensure};
 use dunnage_e2e::fault::{self, Lie, Script};
 use dunnage_e2e::load::{self, Load};
 
+use crate::only_dunnage;
 use crate::rig::Cluster;
 
 #[tokio::test]
 async fn pods_that_live_random_lives_at_once_all_live_them_as_they_should() -> Result<()> {
+    if !only_dunnage("it tells out-of-memory kills too late under load, or not at all") {
+        return Ok(());
+    }
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let load = Load { pods: 3, time: Duration::from_secs(5), seed };
     let node = Cluster::new().await?;
