@@ -489,8 +489,9 @@ async fn an_exit_while_nobody_was_connected_is_told_to_the_next_who_asks() -> Re
     let client = TaskClient::connect(&shim.address, shim.version).await?;
     let (_, task) = client.pids_of_shim_and_task("c").await?;
     ensure!(task == pid, "{task}, not {pid}");
-    ensure!(client.state("c", "").await?.exit_status == 11);
+    // Wait first: the process may be reaped a moment before the shim knows of it.
     ensure!(client.wait("c", "").await?.exit_status == 11);
+    ensure!(client.state("c", "").await?.exit_status == 11);
     if only_dunnage("its Pids of an ended task is empty, which makes containerd throw the exit code away") {
         ensure!(client.pids("c").await? == [pid]);
     }
