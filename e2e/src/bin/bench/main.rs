@@ -179,12 +179,14 @@ async fn measured(
     let mut found: Vec<Samples> = peers.iter().map(|peer| Samples::of(peer.name)).collect();
     let mut floor = if measure == "task" { Some(Floor::start(course)?) } else { None };
     let mut of_floor = Samples::of(floor::NAME);
+    // The pod in which execs are measured. Another each time: files of one that was given up stay until the end.
+    let exec_host = format!("host{}", rest.as_millis());
     let mut hosts: Vec<Option<Host>> = Vec::new();
     for (peer, samples) in peers.iter().zip(&mut found).filter(|_| measure == "exec") {
-        hosts.push(match within(ROUND_LIMIT, Host::start(course, peer, EXEC_HOST)).await {
+        hosts.push(match within(ROUND_LIMIT, Host::start(course, peer, &exec_host)).await {
             Ok(host) => Some(host),
             Err(error) => {
-                give_up(course, samples, measure, "its container", &error, &ids(&[EXEC_HOST], peer));
+                give_up(course, samples, measure, "its container", &error, &ids(&[&exec_host], peer));
                 None
             }
         });
@@ -209,7 +211,7 @@ async fn measured(
                 Ok(_) => {}
                 Err(error) => {
                     let mut left = vec![name.clone(), format!("{name}-c")];
-                    left.extend(ids(&[EXEC_HOST], peer));
+                    left.extend(ids(&[&exec_host], peer));
                     let when = format!("round {round}");
                     give_up(course, &mut found[index], measure, &when, &error, &left);
                     hosts.get_mut(index).map(Option::take);
@@ -232,15 +234,12 @@ async fn measured(
     for ((peer, host), samples) in peers.iter().zip(hosts).zip(&mut found) {
         let Some(host) = host else { continue };
         if let Err(error) = within(ROUND_LIMIT, host.end(course)).await {
-            give_up(course, samples, measure, "the end", &error, &ids(&[EXEC_HOST], peer));
+            give_up(course, samples, measure, "the end", &error, &ids(&[&exec_host], peer));
         }
     }
     found.extend((measure == "task").then_some(of_floor));
     Ok(found)
 }
-
-/// The pod in which execs are measured.
-const EXEC_HOST: &str = "host";
 
 /// The containers of a pod of [`Host`].
 fn ids(names: &[&str], peer: &Peer) -> Vec<String> {
