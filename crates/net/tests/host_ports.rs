@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use dunnage_net::{HostPort, Mode, Netns, NetworkConfig, PodNetwork, Protocol, Ranges};
 use serde_json::Value;
@@ -194,9 +194,53 @@ fn a_pod_cannot_reach_loopback_services_of_the_host() {
         assert_eq!(shown.recv(&mut buffer).unwrap(), b"allowed".len());
         victim.set_nonblocking(true).unwrap();
         assert_eq!(victim.recv(&mut buffer).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-        let table = nft("list chain inet dunnage guard");
+        let table = nft("list chain inet dunnage from_pod");
         assert!(table.contains("drop"), "{table}");
     });
+}
+
+#[test]
+fn a_pod_cannot_make_itself_the_router_of_the_host() {
+    for mode in [Mode::Routed, Mode::Bridged] {
+        on_fresh_host(|world| {
+            let mut network = PodNetwork::open(NetworkConfig { mode, ..world.config() }).unwrap();
+            let pod = world.pod(&mut network, "evil");
+            let host = here(world);
+            let gateway = pod.attachment.gateway.unwrap();
+            let shown = host.0.run(|| UdpSocket::bind((gateway, 9000)).unwrap()).unwrap();
+            pod.netns
+                .0
+                .run(|| {
+                    std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").unwrap();
+                    world::ip("addr add fe80::bad/64 dev eth0 nodad");
+                    advertise_a_router();
+                    let socket = UdpSocket::bind((pod.ip(), 0)).unwrap();
+                    socket.send_to(b"allowed", (gateway, 9000)).unwrap();
+                })
+                .unwrap();
+            // They go the same way in order, so when the second is here the first was looked at.
+            shown.set_read_timeout(Some(PATIENCE)).unwrap();
+            shown.recv(&mut [0; 16]).unwrap();
+            let routes = world::ip("-6 route show");
+            assert!(!routes.contains("fe80::bad") && !routes.contains("2001:db8:bad:"), "{mode:?}: {routes}");
+            let addresses = world::ip("-6 address show");
+            assert!(!addresses.contains("2001:db8:bad:"), "{mode:?}: {addresses}");
+        });
+    }
+}
+
+/// To all nodes on eth0: a default route through the sender, and a prefix to make addresses of (RFC 4861, 4.2 and
+/// 4.6.2).
+fn advertise_a_router() {
+    use rustix::net::{AddressFamily, SocketType, ipproto, sendto, socket, sockopt};
+    let socket = socket(AddressFamily::INET6, SocketType::RAW, Some(ipproto::ICMPV6)).unwrap();
+    sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend([3, 4, 64, 0xc0, 0, 1, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0]);
+    message.extend("2001:db8:bad::".parse::<Ipv6Addr>().unwrap().octets());
+    let link = world::ip("-o link show eth0").split(':').next().unwrap().parse().unwrap();
+    let everybody = SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, link);
+    sendto(&socket, &message, rustix::net::SendFlags::empty(), &everybody).unwrap();
 }
 
 #[test]
@@ -209,7 +253,7 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let text = nft("-n list table inet dunnage");
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for line in [
-            "comment \"dunnage pod networks, layout 3\"",
+            "comment \"dunnage pod networks, layout 4\"",
             "elements = { 10.88.0.0/16 }",
             "elements = { fd00:88::/64 }",
             "type inet_proto . inet_service : ipv4_addr . inet_service",
@@ -225,15 +269,19 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
             "meta nfproto 2 meta mark set meta mark | 0x00002000 dnat ip to ip daddr . meta l4proto . th dport map @hpip4",
             "meta nfproto 10 meta mark set meta mark | 0x00002000 dnat ip6 to ip6 daddr . meta l4proto . th dport map @hpip6",
             "ip saddr @masq4 ip daddr != @pods4 ip daddr != 224.0.0.0/4 masquerade",
-            "iifname @bridges ip daddr 127.0.0.0/8 drop",
-            "iifname \"dnp*\" ip daddr 127.0.0.0/8 drop",
+            "iifname @bridges goto from_pod",
+            "iifname \"dnp*\" goto from_pod",
+            "ip daddr 127.0.0.0/8 drop",
+            "icmp type 5 drop",
+            "icmpv6 type 134 drop",
+            "icmpv6 type 137 drop",
         ] {
             assert!(lines.contains(&line), "{line:?} is not in\n{text}");
         }
         let json: Value = serde_json::from_str(&nft("-j list table inet dunnage")).unwrap();
         let count =
             |kind: &str| json["nftables"].as_array().unwrap().iter().filter(|o| !o[kind].is_null()).count();
-        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (5, 4, 5, 13));
+        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (5, 4, 6, 17));
 
         network.detach(&pod.owner).unwrap();
         let left = nft("-j list table inet dunnage");

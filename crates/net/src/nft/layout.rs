@@ -4,13 +4,15 @@
 //! prerouting ─┐ to this host                     postrouting
 //! output ─────┴──▶ hp: hpip4/6, then hp4/6        1 redirected, from a pod to a pod        ─▶ masquerade
 //!                  ─▶ dnat to pod : port          2 redirected, from loopback to a pod     ─▶ masquerade
-//! guard: from a pod to 127.0.0.0/8 ────────▶ drop 3 from a pod to outside, not multicast   ─▶ masquerade
+//! guard ─ from a pod ─▶ from_pod ──────────▶ drop 3 from a pod to outside, not multicast   ─▶ masquerade
 //! ```
 //!
 //! What is redirected here carries a bit in its mark, so that 1 and 2 leave alone what others redirect.
 //! 1 makes a pod's answer to a neighbour that came by a host port pass the host again; 2 is needed because an
 //! address of loopback means nothing to a pod, and works because the link there has `route_localnet`, which in
-//! turn would let pods reach the host's loopback services: that is what `guard` is for (CVE-2020-8558).
+//! turn would let pods reach the host's loopback services (CVE-2020-8558). A pod is a neighbour of the host and no
+//! router of it: without `from_pod` its router advertisement gave the host an address and a default route through the
+//! pod (CVE-2020-10749).
 
 use super::expression::{
     Expression, Header, META_IIFNAME, META_L4PROTO, META_NFPROTO, NFPROTO_IPV4, NFPROTO_IPV6, R, after, and,
@@ -24,7 +26,7 @@ use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
 /// How the comment of every table of ours begins.
 pub(super) const OURS: &str = "dunnage pod networks, layout ";
 /// Kept as the table's comment; a table with another number is of another version.
-pub(super) const LAYOUT: &str = "dunnage pod networks, layout 3";
+pub(super) const LAYOUT: &str = "dunnage pod networks, layout 4";
 
 /// Names of the sets of pods' subnets and of those that are masqueraded, of the bridges' set, and of the host port
 /// maps.
@@ -76,8 +78,9 @@ const SETS: [Set; 9] = [
 /// Type, hook and priority of a base chain.
 type Hook = (&'static str, u32, i32);
 
-const CHAINS: [(&str, Option<Hook>); 5] = [
+const CHAINS: [(&str, Option<Hook>); 6] = [
     ("hp", None),
+    ("from_pod", None),
     ("prerouting", Some(("nat", 0, -100))),
     ("output", Some(("nat", 3, -100))),
     ("postrouting", Some(("nat", 4, 100))),
@@ -246,10 +249,21 @@ fn masquerade_loopback_to_pod() -> Vec<Expression> {
     rule
 }
 
-fn drop_pod_to_loopback(from_pod: Expression) -> Vec<Expression> {
-    let mut rule = vec![meta(META_IIFNAME, R), from_pod];
-    rule.extend(V4.only());
+fn guard_against(pods: Expression) -> Vec<Expression> {
+    vec![meta(META_IIFNAME, R), pods, go_to("from_pod")]
+}
+
+fn drop_to_loopback() -> Vec<Expression> {
+    let mut rule = V4.only().to_vec();
     rule.extend([payload(Header::Network, V4.destination, 1, R), equal(&[127]), drop_packet()]);
+    rule
+}
+
+/// Protocol and type of what only routers send.
+fn drop_of_routers(family: &Family, protocol: u8, kind: u8) -> Vec<Expression> {
+    let mut rule = family.only().to_vec();
+    rule.extend([meta(META_L4PROTO, R), equal(&[protocol])]);
+    rule.extend([payload(Header::Transport, 0, 1, R), equal(&[kind]), drop_packet()]);
     rule
 }
 
@@ -260,6 +274,12 @@ fn redirect_to_host_ports() -> Vec<Expression> {
 }
 
 fn rules() -> Vec<(&'static str, Vec<Expression>)> {
+    const ICMP: u8 = 1;
+    const ICMPV6: u8 = 58;
+    // RFC 792; RFC 4861.
+    const REDIRECT4: u8 = 5;
+    const ROUTER_ADVERTISEMENT: u8 = 134;
+    const REDIRECT6: u8 = 137;
     vec![
         ("hp", V4.redirect_by_address()),
         ("hp", V6.redirect_by_address()),
@@ -272,7 +292,11 @@ fn rules() -> Vec<(&'static str, Vec<Expression>)> {
         ("postrouting", V4.masquerade_outside()),
         ("postrouting", V6.masquerade_pod_to_pod()),
         ("postrouting", V6.masquerade_outside()),
-        ("guard", drop_pod_to_loopback(within(BRIDGES))),
-        ("guard", drop_pod_to_loopback(equal(HOST_END.as_bytes()))),
+        ("from_pod", drop_to_loopback()),
+        ("from_pod", drop_of_routers(&V4, ICMP, REDIRECT4)),
+        ("from_pod", drop_of_routers(&V6, ICMPV6, ROUTER_ADVERTISEMENT)),
+        ("from_pod", drop_of_routers(&V6, ICMPV6, REDIRECT6)),
+        ("guard", guard_against(within(BRIDGES))),
+        ("guard", guard_against(equal(HOST_END.as_bytes()))),
     ]
 }
