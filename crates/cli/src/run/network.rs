@@ -36,11 +36,7 @@ pub(crate) fn attach(pod: &Pod, uid: &str, folder: &Folder) -> anyhow::Result<Pl
         pod.containers.iter().flat_map(|container| &container.ports).filter_map(|port| port.host).collect();
     let attachment =
         network.attach(&owner(uid)?, &netns, &ports).context("attach the pod to the local network")?;
-    Ok(Place {
-        netns: path,
-        address: attachment.ip(),
-        bridge: attachment.bridge.as_str().to_owned(),
-    })
+    Ok(Place { netns: path, address: attachment.ip(), bridge: attachment.bridge.as_str().to_owned() })
 }
 
 /// Takes the pod off the network, and the network away with the last pod. What is not there is no error.
