@@ -2,7 +2,7 @@
 //!
 //! Owns the course of a run: so many pods at a time until the time is over, one more that stays and is given
 //! work throughout (its shim must not grow), and containerd's events from beginning to end. What a single pod
-//! does is in [`life`], how long calls took in [`latency`]. All choices come from one seed; what the machine
+//! does is in `life`, how long calls took in [`latency`]. All choices come from one seed; what the machine
 //! makes of them does not.
 
 pub mod latency;
