@@ -4,7 +4,7 @@
 //! without a terminal never pass through the shim (architecture, decision 7): the fifo itself becomes
 //! descriptor 1, and the shim keeps a reading end that it never reads. So neither a restart of containerd
 //! (nobody reads: the process would die of SIGPIPE) nor a slow reader does more than fill the fifo. Leaves what
-//! is still unread when the process has ended to [`crate::last_output`].
+//! is still unread when the process has ended to `crate::last_output`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
