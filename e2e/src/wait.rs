@@ -2,6 +2,7 @@
 
 use std::env;
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -9,11 +10,20 @@ use anyhow::{Result, bail};
 /// How long anything may take on a machine that does something else besides.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Set by [`limit_to`].
+static SHORTER: OnceLock<Duration> = OnceLock::new();
+
 const STEP: Duration = Duration::from_millis(10);
 
 /// How long anything may take here.
 pub fn limit() -> Duration {
-    LIMIT * patience()
+    *SHORTER.get().unwrap_or(&LIMIT) * patience()
+}
+
+/// For a test that has to wait in vain, since what it provokes never comes: so long instead, in all of its process.
+pub fn limit_to(limit: Duration) {
+    // The first word holds; a test says it once.
+    let _ = SHORTER.set(limit);
 }
 
 /// How many times slower than usual this machine may be: `E2E_PATIENCE`, which an emulated one sets.

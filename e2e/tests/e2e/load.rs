@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use dunnage_e2e::fault::{self, Lie, Script};
 use dunnage_e2e::load::{self, Load};
+use dunnage_e2e::wait;
 
 use crate::only_dunnage;
 use crate::rig::Cluster;
@@ -26,6 +27,8 @@ async fn pods_that_live_random_lives_at_once_all_live_them_as_they_should() -> R
 
 #[tokio::test]
 async fn the_load_finds_what_a_lying_shim_tells_wrongly() -> Result<()> {
+    // Pods whose end is never told are waited for in vain.
+    wait::limit_to(Duration::from_secs(8));
     let lies = [
         (Lie::ExitTwice, "TaskExit twice"),
         (Lie::ExitBeforeStart, "TaskExit before TaskStart"),
