@@ -89,11 +89,19 @@ pub(crate) async fn run(id: &str, events: &str) -> Result<()> {
 
 /// Of a shim that has no task yet, too.
 async fn shim_pid(shim: &Client, id: &str) -> Result<i32> {
-    let ask = ConnectRequest { id: id.to_owned(), ..Default::default() };
-    let mut request = Request::new();
-    (request.service, request.method) = (SERVICES[0].to_owned(), "Connect".to_owned());
-    request.payload = ask.write_to_bytes()?;
-    let answer = shim.request(request).await.context("Connect")?;
+    let ask = ConnectRequest { id: id.to_owned(), ..Default::default() }.write_to_bytes()?;
+    let connect = |service: &str| {
+        let mut request = Request::new();
+        (request.service, request.method) = (service.to_owned(), "Connect".to_owned());
+        request.payload.clone_from(&ask);
+        shim.request(request)
+    };
+    let [older, newer] = SERVICES.map(connect);
+    // The Go shim of containerd 2 serves the newer one alone.
+    let answer = match newer.await {
+        Ok(answer) => answer,
+        Err(_) => older.await.context("Connect")?,
+    };
     Ok(i32::try_from(ConnectResponse::parse_from_bytes(&answer.payload)?.shim_pid)?)
 }
 
