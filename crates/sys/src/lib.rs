@@ -11,6 +11,7 @@
 pub mod background;
 pub mod bpf;
 pub mod classic_mount;
+pub mod clock;
 pub mod clone;
 pub mod error;
 pub mod eventfd;

@@ -6,14 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use dunnage_sys::Call;
 use dunnage_sys::flock::Flock;
 use dunnage_sys::netns::NetnsId;
+use dunnage_sys::{Call, clock};
 use ipnet::Ipv4Net;
 
 use super::header::{self, Header};
 use super::record::{self, Given, Lease, LeaseKind, LeaseState, Owner, Record, STATE_MASK};
-use super::table::{Table, uptime, write_header};
+use super::table::{Table, write_header};
 use super::words::{Free, Words, read_or_zero};
 use super::{host_local, kept_ports};
 use crate::segment::Segments;
@@ -114,7 +114,7 @@ impl<'a> LockedLeases<'a> {
         let slot = match address {
             Some(address) => self.wanted_slot(&words, &places, address)?,
             None => {
-                let rested = seconds()?.saturating_sub(as_seconds(REST));
+                let rested = seconds().saturating_sub(as_seconds(REST));
                 let slot = words.free_from(self.word(header::CURSOR_AT)?, &places, rested);
                 slot.ok_or_else(|| self.exhausted(&words, &places))?
             }
@@ -242,7 +242,7 @@ impl<'a> LockedLeases<'a> {
     fn give_back(&mut self, lease: &Lease, lingers: bool) -> Result<()> {
         self.forget_ports(lease.slot)?;
         if let Some(slot) = self.companion(lease)? {
-            self.set(header::word_at(slot), Free { since: seconds()?, lingers: false }.encode())?;
+            self.set(header::word_at(slot), Free { since: seconds(), lingers: false }.encode())?;
         }
         if lease.given.kind == LeaseKind::Imported {
             if let Some(dir) = &self.table.import {
@@ -253,7 +253,7 @@ impl<'a> LockedLeases<'a> {
                 return Ok(());
             }
         }
-        self.set(header::word_at(lease.slot), Free { since: seconds()?, lingers }.encode())
+        self.set(header::word_at(lease.slot), Free { since: seconds(), lingers }.encode())
     }
 
     /// The place that is kept for the IPv6 address of a lease, where that is another one.
@@ -285,14 +285,14 @@ impl<'a> LockedLeases<'a> {
 
     /// Places whose detached link should be gone by now, at most `limit`.
     pub(crate) fn lingering(&self, limit: usize) -> Result<Vec<(u32, Ipv4Addr)>> {
-        let before = seconds()?.saturating_sub(as_seconds(LINGER));
+        let before = seconds().saturating_sub(as_seconds(LINGER));
         let words = self.words()?;
         Ok(words.lingering(before).take(limit).map(|slot| (slot, self.address(slot))).collect())
     }
 
     /// The link of a free place is gone.
     pub(crate) fn link_is_gone(&mut self, slot: u32) -> Result<()> {
-        self.set(header::word_at(slot), Free { since: seconds()?, lingers: false }.encode())
+        self.set(header::word_at(slot), Free { since: seconds(), lingers: false }.encode())
     }
 
     /// Writes down which host ports a pod is to have.
@@ -438,8 +438,8 @@ impl<'a> LockedLeases<'a> {
     }
 }
 
-fn seconds() -> Result<u32> {
-    Ok(as_seconds(uptime()?).max(1))
+fn seconds() -> u32 {
+    as_seconds(clock::since_boot()).max(1)
 }
 
 fn as_seconds(duration: Duration) -> u32 {

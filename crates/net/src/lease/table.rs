@@ -5,9 +5,8 @@ use std::io::ErrorKind;
 use std::net::Ipv6Addr;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use dunnage_sys::{Call, Errno};
+use dunnage_sys::{Call, clock};
 
 use super::header::{self, Header};
 use super::host_local;
@@ -17,7 +16,6 @@ use crate::range::Ranges;
 use crate::segment::{Segment, Segments};
 use crate::{Error, Result};
 
-const UPTIME: &str = "/proc/uptime";
 /// How names of tables end.
 pub(super) const SUFFIX: &str = "tab";
 
@@ -75,7 +73,7 @@ impl Table {
         let named = || format!("write {}", self.path.display());
         let header = self.header()?;
         let imported = match &self.import {
-            Some(dir) => host_local::load(dir, uptime()?)?,
+            Some(dir) => host_local::load(dir, clock::since_boot())?,
             None => Vec::new(),
         };
         write_header(file, &header).call(named)?;
@@ -138,12 +136,4 @@ pub(super) fn write_header(file: &File, header: &Header) -> std::io::Result<()> 
     let (fixed, segments) = header.encode();
     file.write_all_at(&segments, header::SEGMENTS_AT as u64)?;
     file.write_all_at(&fixed, 0)
-}
-
-/// Time since the machine started.
-pub(super) fn uptime() -> Result<Duration> {
-    let text = std::fs::read_to_string(UPTIME).call(|| format!("read {UPTIME}"))?;
-    let seconds = text.split(['.', ' ']).next().and_then(|word| word.parse().ok());
-    let seconds = seconds.ok_or_else(|| dunnage_sys::Error::new(format!("read {UPTIME}"), Errno::INVAL))?;
-    Ok(Duration::from_secs(seconds))
 }
