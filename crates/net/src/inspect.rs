@@ -96,7 +96,7 @@ impl PodNetwork {
         }
         // Before the first pod there is nothing to repair, and whoever has the lock is attaching one, which does.
         let Some(leases) = self.store.try_lock_existing()? else { return Ok(()) };
-        if leases.is_empty()? {
+        if leases.is_empty() {
             return Ok(());
         }
         let elements = self.host.elements(&leases);

@@ -208,7 +208,7 @@ fn attach(
 ) -> Result<Attachment> {
     undo.clean_up()?;
     undo.fit_ranges()?;
-    if undo.leases.is_empty()? {
+    if undo.leases.is_empty() {
         undo.push("remove the network", |work| work.remove_if_unused().map(drop));
         undo.host.check_routes()?;
     }

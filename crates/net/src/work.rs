@@ -30,7 +30,7 @@ impl Work<'_> {
             self.host.route.delete(&host_end(&lease))?;
             self.release(&mut lease)?;
         }
-        for (slot, address) in self.leases.lingering(LINGERING_AT_ONCE)? {
+        for (slot, address) in self.leases.lingering(LINGERING_AT_ONCE) {
             self.host.route.delete(&host_ifname(address))?;
             self.leases.link_is_gone(slot)?;
         }
@@ -224,7 +224,7 @@ impl Work<'_> {
     }
 
     pub(crate) fn remove_if_unused(&mut self) -> Result<bool> {
-        if !self.leases.is_empty()? {
+        if !self.leases.is_empty() {
             return Ok(false);
         }
         self.host.remove(&mut self.leases)?;

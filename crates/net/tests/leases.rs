@@ -64,7 +64,7 @@ fn a_table_from_before_a_reboot_is_empty() {
     bytes[88..96].copy_from_slice(&sum.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
     assert!(store.lock_existing().unwrap().is_none());
-    assert!(store.lock().unwrap().is_empty().unwrap());
+    assert!(store.lock().unwrap().is_empty());
 }
 
 fn boot_id() -> String {

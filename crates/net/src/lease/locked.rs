@@ -31,12 +31,14 @@ pub struct LockedLeases<'a> {
     table: &'a Table,
     header: Header,
     file: File,
+    words: Words,
     _lock: Flock<File>,
 }
 
 impl<'a> LockedLeases<'a> {
-    pub(super) fn new(table: &'a Table, header: Header, file: File, lock: Flock<File>) -> Self {
-        Self { table, header, file, _lock: lock }
+    pub(super) fn new(table: &'a Table, (file, header): (File, Header), lock: Flock<File>) -> Result<Self> {
+        let words = load(table, &file, &header)?;
+        Ok(Self { table, header, file, words, _lock: lock })
     }
 
     /// The subnets that leases can be of: those of the store, and those it had before while pods are in them.
@@ -61,6 +63,7 @@ impl<'a> LockedLeases<'a> {
     /// The file cannot be written.
     pub(crate) fn renew(&mut self) -> Result<()> {
         (self.file, self.header) = self.table.create()?;
+        self.words = load(self.table, &self.file, &self.header)?;
         Ok(())
     }
 
@@ -105,57 +108,50 @@ impl<'a> LockedLeases<'a> {
         address: Option<Ipv4Addr>,
         given: impl FnOnce(u32, Ipv4Addr) -> Given,
     ) -> Result<Lease> {
-        let words = self.words()?;
-        if let Some(lease) = self.find_in(&words, owner)? {
+        if let Some(lease) = self.find(owner)? {
             let address = lease.ip();
             return Err(Error::Attached { owner: owner.to_string(), address });
         }
         let places = self.table.ranges.places(&self.header.segments);
         let slot = match address {
-            Some(address) => self.wanted_slot(&words, &places, address)?,
+            Some(address) => self.wanted_slot(&places, address)?,
             None => {
                 let rested = seconds().saturating_sub(as_seconds(REST));
-                let slot = words.free_from(self.word(header::CURSOR_AT)?, &places, rested);
-                slot.ok_or_else(|| self.exhausted(&words, &places))?
+                let slot = self.words.free_from(self.word(header::CURSOR_AT)?, &places, rested);
+                slot.ok_or_else(|| self.exhausted(&places))?
             }
         };
         if address.is_none() {
             self.set(header::CURSOR_AT, slot + 1)?;
         }
         let given = given(slot, self.address(slot));
-        self.put(&words, slot, owner, netns, given)
+        self.put(slot, owner, netns, given)
     }
 
     /// Keeps the place of an IPv6 address that was asked for from being given to somebody else.
     pub(crate) fn reserve_companion(&mut self, of: &Lease, slot: u32, address: Ipv6Addr) -> Result<()> {
-        let words = self.words()?;
-        if !words.is_free(slot) {
+        if !self.words.is_free(slot) {
             return Err(Error::Taken { address: address.into() });
         }
         let Some((owner, netns)) = &of.holder else { return Ok(()) };
         let (owner, netns) = (owner.clone(), *netns);
-        let mut kept = self.put(&words, slot, &owner, netns, Given::nothing(LeaseKind::Companion))?;
+        let mut kept = self.put(slot, &owner, netns, Given::nothing(LeaseKind::Companion))?;
         self.set_state(&mut kept, LeaseState::Active)
     }
 
     /// The order of writes matters: see the module.
-    fn put(
-        &mut self,
-        words: &Words,
-        slot: u32,
-        owner: &Owner,
-        netns: NetnsId,
-        given: Given,
-    ) -> Result<Lease> {
+    fn put(&mut self, slot: u32, owner: &Owner, netns: NetnsId, given: Given) -> Result<Lease> {
         let record = Record { owner: owner.clone(), netns, given };
-        self.set(header::END_AT, words.end.max(slot + 1))?;
+        if slot >= self.words.end() {
+            self.set(header::END_AT, slot + 1)?;
+        }
         self.write(&record.encode(slot), header::record_at(slot))?;
-        self.set(header::word_at(slot), owner.tag() << 2 | LeaseState::Reserved as u32)?;
+        self.set_slot(slot, owner.tag() << 2 | LeaseState::Reserved as u32)?;
         let holder = Some((record.owner, netns));
         Ok(Lease { slot, address: self.address(slot), state: LeaseState::Reserved, holder, given })
     }
 
-    fn wanted_slot(&self, words: &Words, places: &[(u64, u64)], address: Ipv4Addr) -> Result<u32> {
+    fn wanted_slot(&self, places: &[(u64, u64)], address: Ipv4Addr) -> Result<u32> {
         let slot = self.header.segments.slot(address);
         let given = |slot: &u32| places.iter().any(|(first, end)| (*first..*end).contains(&u64::from(*slot)));
         let slot = slot.filter(given).ok_or_else(|| Error::Invalid {
@@ -163,17 +159,18 @@ impl<'a> LockedLeases<'a> {
             value: address.to_string(),
             reason: "is not one that the network's ranges give to pods",
         })?;
-        if words.is_free(slot) { Ok(slot) } else { Err(Error::Taken { address: address.into() }) }
+        if self.words.is_free(slot) { Ok(slot) } else { Err(Error::Taken { address: address.into() }) }
     }
 
-    fn exhausted(&self, words: &Words, places: &[(u64, u64)]) -> Error {
+    fn exhausted(&self, places: &[(u64, u64)]) -> Error {
         let ranges = &self.table.ranges;
         let mut nets: Vec<String> = ranges.v4.iter().map(|range| range.subnet.to_string()).collect();
         if nets.is_empty() {
             nets.extend(ranges.v6.as_ref().map(|range| range.subnet.to_string()));
         }
         let total: u64 = places.iter().map(|(first, end)| end - first).sum();
-        let used = words
+        let used = self
+            .words
             .used()
             .filter(|(slot, _)| places.iter().any(|(first, end)| (*first..*end).contains(&u64::from(*slot))));
         Error::Exhausted {
@@ -188,7 +185,14 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// The table cannot be read.
     pub fn find(&self, owner: &Owner) -> Result<Option<Lease>> {
-        self.find_in(&self.words()?, owner)
+        let tag = owner.tag() << 2;
+        for (slot, word) in self.words.used().filter(|(_, word)| word & !STATE_MASK == tag) {
+            let lease = self.lease(slot, word)?;
+            if lease.is_of(owner) && lease.given.kind != LeaseKind::Companion {
+                return Ok(Some(lease));
+            }
+        }
+        Ok(None)
     }
 
     /// Every lease, by address.
@@ -196,23 +200,20 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// The table cannot be read.
     pub fn leases(&self) -> Result<Vec<Lease>> {
-        let words = self.words()?;
-        words.used().map(|(slot, word)| self.lease(slot, word)).collect()
+        self.words.used().map(|(slot, word)| self.lease(slot, word)).collect()
     }
 
     /// The leases that a crash has left in the middle of a change.
     pub(crate) fn debris(&self) -> Result<Vec<Lease>> {
-        let words = self.words()?;
-        let cut_short = words.used().filter(|(_, word)| LeaseState::of(*word) != Some(LeaseState::Active));
+        let cut_short =
+            self.words.used().filter(|(_, word)| LeaseState::of(*word) != Some(LeaseState::Active));
         cut_short.map(|(slot, word)| self.lease(slot, word)).collect()
     }
 
     /// Whether no address is leased.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn is_empty(&self) -> Result<bool> {
-        Ok(self.words()?.used().next().is_none())
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.used().next().is_none()
     }
 
     /// Moves a lease to another state.
@@ -220,8 +221,7 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// The table cannot be written.
     pub fn set_state(&mut self, lease: &mut Lease, state: LeaseState) -> Result<()> {
-        let at = header::word_at(lease.slot);
-        self.set(at, self.word(at)? & !STATE_MASK | state as u32)?;
+        self.set_slot(lease.slot, self.words.word(lease.slot) & !STATE_MASK | state as u32)?;
         lease.state = state;
         Ok(())
     }
@@ -242,7 +242,7 @@ impl<'a> LockedLeases<'a> {
     fn give_back(&mut self, lease: &Lease, lingers: bool) -> Result<()> {
         self.forget_ports(lease.slot)?;
         if let Some(slot) = self.companion(lease)? {
-            self.set(header::word_at(slot), Free { since: seconds(), lingers: false }.encode())?;
+            self.set_slot(slot, Free { since: seconds(), lingers: false }.encode())?;
         }
         if lease.given.kind == LeaseKind::Imported {
             if let Some(dir) = &self.table.import {
@@ -253,7 +253,7 @@ impl<'a> LockedLeases<'a> {
                 return Ok(());
             }
         }
-        self.set(header::word_at(lease.slot), Free { since: seconds(), lingers }.encode())
+        self.set_slot(lease.slot, Free { since: seconds(), lingers }.encode())
     }
 
     /// The place that is kept for the IPv6 address of a lease, where that is another one.
@@ -261,7 +261,7 @@ impl<'a> LockedLeases<'a> {
         let slot = lease.given.address6.and_then(|address| self.slot6(address));
         let Some(slot) = slot.filter(|slot| *slot != lease.slot) else { return Ok(None) };
         let Some((owner, _)) = &lease.holder else { return Ok(None) };
-        let word = self.word(header::word_at(slot))?;
+        let word = self.words.word(slot);
         if LeaseState::of(word).is_none() {
             return Ok(None);
         }
@@ -277,22 +277,20 @@ impl<'a> LockedLeases<'a> {
         let has = |other: &Lease| other.slot != lease.slot && other.given.address6 == Some(address6);
         let Some(other) = self.leases()?.into_iter().find(has) else { return Ok(false) };
         let Some((owner, netns)) = other.holder else { return Ok(false) };
-        let words = self.words()?;
-        let mut kept = self.put(&words, lease.slot, &owner, netns, Given::nothing(LeaseKind::Companion))?;
+        let mut kept = self.put(lease.slot, &owner, netns, Given::nothing(LeaseKind::Companion))?;
         self.set_state(&mut kept, LeaseState::Active)?;
         Ok(true)
     }
 
     /// Places whose detached link should be gone by now, at most `limit`.
-    pub(crate) fn lingering(&self, limit: usize) -> Result<Vec<(u32, Ipv4Addr)>> {
+    pub(crate) fn lingering(&self, limit: usize) -> Vec<(u32, Ipv4Addr)> {
         let before = seconds().saturating_sub(as_seconds(LINGER));
-        let words = self.words()?;
-        Ok(words.lingering(before).take(limit).map(|slot| (slot, self.address(slot))).collect())
+        self.words.lingering(before).take(limit).map(|slot| (slot, self.address(slot))).collect()
     }
 
     /// The link of a free place is gone.
     pub(crate) fn link_is_gone(&mut self, slot: u32) -> Result<()> {
-        self.set(header::word_at(slot), Free { since: seconds(), lingers: false }.encode())
+        self.set_slot(slot, Free { since: seconds(), lingers: false }.encode())
     }
 
     /// Writes down which host ports a pod is to have.
@@ -393,17 +391,6 @@ impl<'a> LockedLeases<'a> {
         u32::try_from(offset).ok().filter(|slot| *slot < self.header.segments.slots())
     }
 
-    fn find_in(&self, words: &Words, owner: &Owner) -> Result<Option<Lease>> {
-        let tag = owner.tag() << 2;
-        for (slot, word) in words.used().filter(|(_, word)| word & !STATE_MASK == tag) {
-            let lease = self.lease(slot, word)?;
-            if lease.is_of(owner) && lease.given.kind != LeaseKind::Companion {
-                return Ok(Some(lease));
-            }
-        }
-        Ok(None)
-    }
-
     fn lease(&self, slot: u32, word: u32) -> Result<Lease> {
         let mut bytes = [0; record::SIZE];
         self.read(&mut bytes, header::record_at(slot))?;
@@ -414,15 +401,16 @@ impl<'a> LockedLeases<'a> {
         Ok(Lease { slot, address: self.address(slot), state, holder, given })
     }
 
-    fn words(&self) -> Result<Words> {
-        let words = Words::load(self.header.segments.slots(), &self.file);
-        Ok(words.call(|| format!("read {}", self.table.path.display()))?)
-    }
-
     fn word(&self, at: u64) -> Result<u32> {
         let mut bytes = [0; 4];
         self.read(&mut bytes, at)?;
         Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn set_slot(&mut self, slot: u32, word: u32) -> Result<()> {
+        self.set(header::word_at(slot), word)?;
+        self.words.set(slot, word);
+        Ok(())
     }
 
     fn set(&mut self, at: u64, word: u32) -> Result<()> {
@@ -436,6 +424,11 @@ impl<'a> LockedLeases<'a> {
     fn write(&mut self, bytes: &[u8], at: u64) -> Result<()> {
         Ok(self.file.write_all_at(bytes, at).call(|| format!("write {}", self.table.path.display()))?)
     }
+}
+
+fn load(table: &Table, file: &File, header: &Header) -> Result<Words> {
+    let words = Words::load(header.segments.slots(), file);
+    Ok(words.call(|| format!("read {}", table.path.display()))?)
 }
 
 fn seconds() -> u32 {

@@ -55,11 +55,11 @@ impl LeaseStore {
                 break lock;
             }
         };
-        let (file, header) = match self.table.open()? {
+        let found = match self.table.open()? {
             Some(found) => found,
             None => self.table.create()?,
         };
-        Ok(LockedLeases::new(&self.table, header, file, lock))
+        LockedLeases::new(&self.table, found, lock)
     }
 
     /// As [`Self::lock`], or `None` when there is no table and nothing to begin one with.
@@ -74,14 +74,17 @@ impl LeaseStore {
             return self.lock().map(Some);
         }
         let Some(lock) = self.lock_dir()? else { return Ok(None) };
-        Ok(self.table.open()?.map(|(file, header)| LockedLeases::new(&self.table, header, file, lock)))
+        self.table.open()?.map(|found| LockedLeases::new(&self.table, found, lock)).transpose()
     }
 
     /// As [`Self::lock_existing`], or `None` when somebody has the lock.
     pub(crate) fn try_lock_existing(&self) -> Result<Option<LockedLeases<'_>>> {
-        let Some((file, header)) = self.table.open()? else { return Ok(None) };
-        let dir = File::open(&self.table.dir).call(|| format!("open {}", self.table.dir.display()))?;
-        Ok(Flock::try_exclusive(dir)?.map(|lock| LockedLeases::new(&self.table, header, file, lock)))
+        let dir = match File::open(&self.table.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.call(|| format!("open {}", self.table.dir.display()))?,
+        };
+        let Some(lock) = Flock::try_exclusive(dir)? else { return Ok(None) };
+        self.table.open()?.map(|found| LockedLeases::new(&self.table, found, lock)).transpose()
     }
 
     /// Whether the table can be read, without waiting for whoever has the lock.

@@ -31,25 +31,37 @@ impl Free {
     }
 }
 
-/// The state words of all slots that were ever used.
-pub(super) struct Words {
-    words: Vec<u8>,
-    /// Behind the last slot that was ever used.
-    pub(super) end: u32,
-}
+/// The state words of all slots that were ever used, as they were when the lock was taken and as they were written
+/// since: a table of 65,536 addresses is read once for each lock and not for each question.
+#[derive(Debug)]
+pub(super) struct Words(Vec<u32>);
 
 impl Words {
     pub(super) fn load(slots: u32, file: &File) -> std::io::Result<Self> {
         let mut end = [0; 4];
         read_or_zero(file, &mut end, END_AT)?;
         let end = u32::from_le_bytes(end).min(slots);
-        let mut words = vec![0; 4 * end as usize];
-        read_or_zero(file, &mut words, SIZE)?;
-        Ok(Self { words, end })
+        let mut bytes = vec![0; 4 * end as usize];
+        read_or_zero(file, &mut bytes, SIZE)?;
+        Ok(Self(bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()))
+    }
+
+    /// Behind the last slot that was ever used.
+    pub(super) fn end(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    /// To be called once the file says so.
+    pub(super) fn set(&mut self, slot: u32, word: u32) {
+        let at = slot as usize;
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] = word;
     }
 
     fn all(&self) -> impl Iterator<Item = (u32, u32)> {
-        (0..).zip(self.words.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)))
+        (0..).zip(self.0.iter().copied())
     }
 
     pub(super) fn used(&self) -> impl Iterator<Item = (u32, u32)> {
@@ -62,11 +74,8 @@ impl Words {
         self.all().filter(move |(_, word)| waiting(*word)).map(|(slot, _)| slot)
     }
 
-    fn word(&self, slot: u32) -> u32 {
-        let at = 4 * slot as usize;
-        self.words
-            .get(at..at + 4)
-            .map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")))
+    pub(super) fn word(&self, slot: u32) -> u32 {
+        self.0.get(slot as usize).copied().unwrap_or(0)
     }
 
     pub(super) fn is_free(&self, slot: u32) -> bool {
