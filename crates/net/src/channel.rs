@@ -44,8 +44,22 @@ pub(crate) struct Request {
     pub(crate) body: Vec<u8>,
     /// Whether the kernel acknowledges it; the two ends of a netfilter batch are not acknowledged.
     pub(crate) ack: bool,
+    /// What the kernel may refuse it with because there is nothing to do.
+    pub(crate) done: Option<Errno>,
     /// The request as a person would say it.
     pub(crate) what: String,
+}
+
+impl Request {
+    /// A request that the kernel acknowledges.
+    pub(crate) fn new(kind: u16, flags: u16, body: Vec<u8>, what: String) -> Self {
+        Self { kind, flags, body, ack: true, done: None, what }
+    }
+
+    /// Takes a refusal with this errno for a success.
+    pub(crate) fn unless(self, done: Errno) -> Self {
+        Self { done: Some(done), ..self }
+    }
 }
 
 /// A refused request and its place among those sent together.
@@ -101,6 +115,7 @@ impl Channel {
                 match message.outcome() {
                     Outcome::Reply => reply(message.body),
                     Outcome::Done => open = Some(index) != last,
+                    Outcome::Refused(errno, _) if request.done == Some(errno) => open = Some(index) != last,
                     Outcome::Refused(errno, detail) => {
                         if Some(index) != last {
                             self.socket.drain(&mut self.buffer);
@@ -224,8 +239,7 @@ mod tests {
 
     #[test]
     fn a_message_that_lies_about_its_length_ends_the_walk() {
-        let mut bytes =
-            encode(&[Request { kind: 16, flags: 0, body: vec![1; 8], ack: true, what: String::new() }], 7);
+        let mut bytes = encode(&[Request::new(16, 0, vec![1; 8], String::new())], 7);
         assert_eq!(Messages(&bytes).count(), 1);
         bytes[0] = 200;
         assert_eq!(Messages(&bytes).count(), 0);

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::attachment::HOST_END;
 use crate::lease::{LeaseState, LockedLeases};
 use crate::mac::end_of;
+use crate::netns::Home;
 use crate::nft::{Elements, NftSocket, PodPorts};
 use crate::route::{Bridge, Link, RouteSocket};
 use crate::{Error, IfName, LinkOptions, Mac, Mode, NetworkConfig, Result, sysctl};
@@ -22,6 +23,8 @@ const SWITCHED_FORWARD6: u32 = 2;
 /// The sockets of the host's network namespace, and what is wanted there.
 #[derive(Debug)]
 pub(crate) struct Host {
+    /// That namespace.
+    pub(crate) home: Home,
     pub(crate) config: NetworkConfig,
     pub(crate) route: RouteSocket,
     pub(crate) nft: NftSocket,
@@ -35,7 +38,13 @@ impl Host {
             let reason = "this kernel has IPv6 switched off";
             return Err(Error::Invalid { what: "subnet", value: range.subnet.to_string(), reason });
         }
-        Ok(Self { config, route: RouteSocket::open()?, nft: NftSocket::open()?, ipv6 })
+        Ok(Self {
+            home: Home::of_this_thread()?,
+            config,
+            route: RouteSocket::open()?,
+            nft: NftSocket::open()?,
+            ipv6,
+        })
     }
 
     /// Makes what is missing and gives the index of the bridge, if the network has one.

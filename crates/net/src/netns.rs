@@ -77,7 +77,7 @@ impl Netns {
     }
 
     /// Opens something that stays bound to this namespace wherever it is used, a socket: on the calling thread, which
-    /// goes there and back. A thread of its own would cost two changes of the processor, which take milliseconds
+    /// goes there and home. A thread of its own would cost two changes of the processor, which take milliseconds
     /// on a busy machine.
     ///
     /// The kernel refuses the way back only where it refused the way there. Should it ever happen, the process
@@ -85,8 +85,7 @@ impl Netns {
     ///
     /// # Errors
     /// The thread could not enter the namespace.
-    pub(crate) fn visit<T>(&self, open: impl FnOnce() -> T) -> Result<T> {
-        let home = netns::own()?;
+    pub(crate) fn visit<T>(&self, home: &Home, open: impl FnOnce() -> T) -> Result<T> {
         netns::enter(&self.fd)?;
         let _way_back = WayBack(home);
         Ok(open())
@@ -119,12 +118,32 @@ impl AsFd for Netns {
     }
 }
 
-/// Leads the calling thread back to the network namespace it was in, also when what it did there panics.
-struct WayBack(OwnedFd);
+/// The network namespace that the work of a host is done in.
+#[derive(Debug)]
+pub(crate) struct Home {
+    fd: OwnedFd,
+    id: NetnsId,
+}
 
-impl Drop for WayBack {
+impl Home {
+    pub(crate) fn of_this_thread() -> Result<Self> {
+        let fd = netns::own()?;
+        let path = || PathBuf::from("/proc/thread-self/ns/net");
+        let id = netns::identify(&fd)?.ok_or_else(|| Error::NotNetns(path()))?;
+        Ok(Self { fd, id })
+    }
+
+    pub(crate) fn id(&self) -> NetnsId {
+        self.id
+    }
+}
+
+/// Leads the calling thread back home, also when what it did elsewhere panics.
+struct WayBack<'a>(&'a Home);
+
+impl Drop for WayBack<'_> {
     fn drop(&mut self) {
-        if netns::enter(&self.0).is_err() {
+        if netns::enter(&self.0.fd).is_err() {
             std::process::abort();
         }
     }

@@ -14,7 +14,7 @@ use crate::{Error, HostPort, IfName, LinkOptions, Mode, Netns, NetworkConfig, Po
 /// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
 const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
 
-/// One pod network, in the network namespace of the thread that opened it.
+/// One pod network, in the network namespace of the thread that opened it; to be used by threads of that namespace.
 #[derive(Debug)]
 pub struct PodNetwork {
     pub(crate) host: Host,
@@ -61,7 +61,7 @@ impl PodNetwork {
     /// [`Error::Exhausted`] when there is no address, [`Error::Taken`] when somebody has the address that is
     /// wanted, [`Error::PortTaken`] when another pod has a host port.
     pub fn attach_pod(&mut self, owner: &Owner, netns: &Netns, request: &PodRequest) -> Result<Attachment> {
-        if netns.is_own()? {
+        if netns.id() == self.host.home.id() {
             let value = netns.path().display().to_string();
             return Err(Error::Invalid { what: "network namespace", value, reason: "is that of the host" });
         }
@@ -262,10 +262,6 @@ fn configure_host_end(
     }
     let addresses = attachment.pod_addresses();
     let routed = host.config.mode == Mode::Routed;
-    if routed {
-        // Once, and not on each pod's link: the kernel walks all links with one address whenever there is another.
-        addresses.iter().try_for_each(|address| host.route.own_address(address.gateway))?;
-    }
     host.route.configure_host_end(&HostEnd {
         name: &attachment.host_ifname,
         index: pair.host,
@@ -315,7 +311,7 @@ fn configure_pod_end(
             request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
         })??;
     }
-    let mut route = netns.visit(RouteSocket::open)??;
+    let mut route = netns.visit(&host.home, RouteSocket::open)??;
     let index = match pair.pod {
         Some(index) => index,
         None => index_of(&mut route, name)?,

@@ -83,8 +83,7 @@ impl NftSocket {
     fn listed(&mut self, flows: Flows) -> Result<Vec<Attributes>> {
         let mut found = Vec::new();
         let body = flows.body(&flows.filter());
-        let list =
-            Request { kind: GET, flags: NLM_F_DUMP, body, ack: true, what: format!("list flows to {flows}") };
+        let list = Request::new(GET, NLM_F_DUMP, body, format!("list flows to {flows}"));
         self.channel.exchange(&[list], |reply| {
             let flow = reply.get(MESSAGE_HEADER..).unwrap_or_default();
             // Before 5.8 a list has no filter either.
@@ -97,8 +96,7 @@ impl NftSocket {
 
     fn delete(&mut self, flows: Flows, attributes: &Attributes) -> Result<()> {
         let body = flows.body(attributes);
-        let request =
-            Request { kind: DELETE, flags: 0, body, ack: true, what: format!("forget flows to {flows}") };
+        let request = Request::new(DELETE, 0, body, format!("forget flows to {flows}"));
         or_absent(self.channel.exchange(&[request], |_| {}).map_err(Error::from))?;
         Ok(())
     }

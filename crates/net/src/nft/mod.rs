@@ -73,13 +73,13 @@ fn edge(kind: u16, what: String) -> Request {
     // struct nfgenmsg: family, version, and the subsystem in network order.
     let mut body = vec![0, 0];
     body.extend(NFNL_SUBSYS_NFTABLES.to_be_bytes());
-    Request { kind, flags: 0, body, ack: false, what }
+    Request { ack: false, ..Request::new(kind, 0, body, what) }
 }
 
 fn message(verb: Verb, flags: u16, attributes: Attributes, what: String) -> Request {
     let mut body = vec![NFPROTO_INET, 0, 0, 0];
     body.extend(attributes.0);
-    Request { kind: NFNL_SUBSYS_NFTABLES << 8 | verb as u16, flags, body, ack: true, what }
+    Request::new(NFNL_SUBSYS_NFTABLES << 8 | verb as u16, flags, body, what)
 }
 
 /// Netlink attributes being written. Numbers of nftables are big-endian.

@@ -46,7 +46,7 @@ impl RouteSocket {
         let mut body = vec![if ipv6 { AF_INET6 } else { AF_INET }, 0, 0, 0];
         body.extend(attribute(NETCONFA_IFINDEX, &ALL.to_ne_bytes()));
         let what = "ask whether the host forwards";
-        let get = Request { kind: RTM_GETNETCONF, flags: 0, body, ack: true, what: what.to_owned() };
+        let get = Request::new(RTM_GETNETCONF, 0, body, what.to_owned());
         let mut found = None;
         self.channel.exchange(&[get], |reply| {
             let body = reply.get(NETCONF_HEADER..).unwrap_or_default();

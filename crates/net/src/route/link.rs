@@ -3,8 +3,8 @@
 use dunnage_sys::Errno;
 use ipnet::IpNet;
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::ip::add_address;
@@ -69,6 +69,7 @@ impl RouteSocket {
     pub(crate) fn link(&mut self, name: &IfName) -> Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_string()));
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let get = request(RTM_GETLINK, 0, &message, format!("look up link {name}"));
         let mut found = None;
         let answer = self.channel.exchange(&[get], |reply| found = Link::parse(reply));
@@ -110,7 +111,7 @@ impl RouteSocket {
     /// Gives a link its addresses and brings it up; addresses that it has already are fine.
     pub(crate) fn bring_up(&mut self, link: &Link, addresses: &[IpNet]) -> Result<()> {
         for address in addresses {
-            self.unless(Errno::EXIST, add_address(link.index, &link.name, *address))?;
+            self.send(add_address(link.index, &link.name, *address).unless(Errno::EXIST))?;
         }
         Ok(self.channel.exchange(&[up(link.index, &link.name)], |_| {})?)
     }

@@ -16,6 +16,8 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_TABLE: u16 = 15;
+const IFLA_EXT_MASK: u16 = 29;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
@@ -86,13 +88,13 @@ impl RouteSocket {
         body.extend(index.to_ne_bytes());
         body.extend([0; 8]);
         let what = format!("delete link {index}");
-        let delete = Request { kind: RTM_DELLINK, flags: 0, body, ack: true, what };
+        let delete = Request::new(RTM_DELLINK, 0, body, what);
         or_absent(self.channel.exchange(&[delete], |_| {}).map_err(Error::from))?;
         Ok(())
     }
 
     fn dump(&self, kind: u16, body: Vec<u8>, what: &str) -> Request {
-        Request { kind, flags: NLM_F_DUMP, body, ack: true, what: what.to_owned() }
+        Request::new(kind, NLM_F_DUMP, body, what.to_owned())
     }
 }
 
@@ -102,7 +104,11 @@ pub(super) fn look_up(index: u32) -> Request {
     let mut body = vec![0; 4];
     body.extend(index.to_ne_bytes());
     body.extend([0; 8]);
-    Request { kind: RTM_GETLINK, flags: 0, body, ack: true, what: format!("look up link {index}") }
+    // Nobody asks for counters here, which are half of the answer.
+    body.extend([8, 0]);
+    body.extend(IFLA_EXT_MASK.to_ne_bytes());
+    body.extend(RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    Request::new(RTM_GETLINK, 0, body, format!("look up link {index}"))
 }
 
 fn address(reply: &[u8]) -> Option<IpNet> {

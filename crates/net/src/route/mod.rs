@@ -11,15 +11,13 @@ mod qdisc;
 mod veth;
 mod vlan;
 
-use std::net::IpAddr;
-
 use dunnage_sys::Errno;
 use dunnage_sys::netlink::Subsystem;
 use ipnet::IpNet;
 use netlink_packet_core::Emitable;
 
+use crate::Result;
 use crate::channel::{Channel, Request};
-use crate::{Error, Result};
 
 pub use link::LinkOptions;
 pub(crate) use link::{Bridge, Link};
@@ -55,35 +53,26 @@ impl RouteSocket {
 
     /// Makes all addresses of a net unreachable that have no route of their own; again is fine.
     pub(crate) fn close_net(&mut self, net: IpNet) -> Result<()> {
-        self.unless(Errno::EXIST, ip::unreachable(RTM_NEWROUTE, ip::MAKE, net))
+        self.send(ip::unreachable(RTM_NEWROUTE, ip::MAKE, net).unless(Errno::EXIST))
     }
 
     /// Takes [`Self::close_net`] back; again is fine.
     pub(crate) fn open_net(&mut self, net: IpNet) -> Result<()> {
-        self.unless(Errno::SRCH, ip::unreachable(RTM_DELROUTE, 0, net))
+        self.send(ip::unreachable(RTM_DELROUTE, 0, net).unless(Errno::SRCH))
     }
 
-    /// Gives the host an address without a link of its own, on loopback; again is fine.
-    pub(crate) fn own_address(&mut self, address: IpAddr) -> Result<()> {
-        self.unless(Errno::EXIST, ip::add_address(LOOPBACK, "lo", IpNet::from(address)))
-    }
-
-    /// Takes back every [`Self::own_address`] in a net.
+    /// Takes every address of the host in a net from loopback, where gateways are that have no link of their own.
     pub(crate) fn disown_addresses(&mut self, net: IpNet) -> Result<()> {
         for address in self.listed(LOOPBACK)?.addresses {
             if net.contains(&address) && address.prefix_len() == address.max_prefix_len() {
-                self.unless(Errno::ADDRNOTAVAIL, ip::delete_address(LOOPBACK, "lo", address))?;
+                self.send(ip::delete_address(LOOPBACK, "lo", address).unless(Errno::ADDRNOTAVAIL))?;
             }
         }
         Ok(())
     }
 
-    /// One errno says that there is nothing to do.
-    fn unless(&mut self, done: Errno, request: Request) -> Result<()> {
-        match self.channel.exchange(&[request], |_| {}).map_err(Error::from) {
-            Err(error) if error.errno() != Some(done) => Err(error),
-            _ => Ok(()),
-        }
+    fn send(&mut self, request: Request) -> Result<()> {
+        Ok(self.channel.exchange(&[request], |_| {})?)
     }
 }
 
@@ -91,5 +80,5 @@ fn request(kind: u16, flags: u16, message: &impl Emitable, what: String) -> Requ
     // `emit` leaves padding alone; zeroes keep strict kernels content.
     let mut body = vec![0; message.buffer_len()];
     message.emit(&mut body);
-    Request { kind, flags, body, ack: true, what }
+    Request::new(kind, flags, body, what)
 }

@@ -65,13 +65,7 @@ fn tbf(index: u32, name: &str, shape: Shape) -> Request {
     }
     attribute(&mut body, TCA_OPTIONS, &options);
     let flags = NLM_F_CREATE | NLM_F_EXCL;
-    Request {
-        kind: RTM_NEWQDISC,
-        flags,
-        body,
-        ack: true,
-        what: format!("limit the bandwidth of {name} (tbf)"),
-    }
+    Request::new(RTM_NEWQDISC, flags, body, format!("limit the bandwidth of {name} (tbf)"))
 }
 
 /// struct tc_tbf_qopt: two of struct tc_ratespec (rate, peak rate), then limit, buffer and mtu. Buffer and the

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use dunnage_sys::Errno;
 use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo,
@@ -116,6 +117,10 @@ impl RouteSocket {
         let mut batch = vec![before_up(end), up(end.index, end.name.as_str())];
         if let Way::Route { pod_mac } = end.way {
             for address in end.addresses {
+                // On loopback, once for all pods, and not on each one's link: the kernel walks all links with one
+                // address whenever there is another.
+                let gateway = IpNet::from(address.gateway);
+                batch.push(add_address(LOOPBACK, "lo", gateway).unless(Errno::EXIST));
                 batch.push(host_route(end.index, end.name.as_str(), address.net.addr(), address.gateway));
                 batch.push(neighbour(end.index, address.net.addr(), pod_mac));
             }
