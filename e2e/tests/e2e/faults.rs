@@ -36,7 +36,7 @@ async fn the_census_names_each_thing_that_a_leaking_shim_leaves_and_nothing_else
         (Leak::Route, &["+ route: 0000630A/0000FFFF by lo"]),
         (Leak::Table, &["+ line of nftables: table ip leak"]),
         (Leak::Process, &["+ process: sleep (pid |, child of |)"]),
-        (Leak::Zombie, &["+ process: sleep (pid |, child of |)", "+ process: sleep (pid |, a zombie)"]),
+        (Leak::Zombie, &["+ process: |, child of |)", "+ process: true (pid |, a zombie)"]),
         (Leak::File, &["+ file: /run/leak-file"]),
         (Leak::Socket, &["+ process: probe (pid |, child of |)", "+ listening socket: tcp 00000000:1267"]),
         (Leak::Lease, &["+ address lease: 10.166.0.77"]),

@@ -1,5 +1,6 @@
 //! What the double does once, at a moment: somebody dies or something is left behind.
 
+use std::env;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use dunnage_e2e::process::Process;
 use dunnage_e2e::{cgroup, programs, world};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+/// Argument of the double that is a careless parent.
+pub(crate) const NEGLECT: &str = "neglect";
 
 /// The acts that are still to be done.
 pub(crate) struct Deeds {
@@ -98,8 +102,7 @@ fn leak(what: Leak, dir: &Path) -> Result<()> {
         Leak::Route => ip("route add 10.99.0.0/16 dev lo")?,
         Leak::Table => run(Command::new("nft").args(["add", "table", "ip", "leak"]))?,
         Leak::Process => keep(Command::new("sleep").arg("100000"))?,
-        // The child is the one that its parent, another program by then, knows nothing of.
-        Leak::Zombie => keep(Command::new("sh").args(["-c", "sleep 0 & exec sleep 100000"]))?,
+        Leak::Zombie => keep(Command::new(env::current_exe()?).arg(NEGLECT))?,
         Leak::File => fs::write("/run/leak-file", "")?,
         Leak::Socket => keep(Command::new(programs::built("probe")?).args(["serve", "4711"]))?,
         Leak::Lease => leave(&dir.join("containerd/leases/e2e"), "10.166.0.77")?,
@@ -132,6 +135,14 @@ fn ip(words: &str) -> Result<()> {
 fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start {command:?}"))?;
     ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// A parent that never asks how its child ended. A shell that goes over to another program will not do: it may have
+/// asked before.
+pub(crate) fn neglect() -> Result<()> {
+    std::mem::forget(Command::new("true").spawn()?);
+    thread::sleep(Duration::MAX);
     Ok(())
 }
 

@@ -25,6 +25,7 @@ fn main() -> Result<()> {
     let args: Vec<String> = env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", id, events] => serve::run(id, events),
+        [deed::NEGLECT] => deed::neglect(),
         [.., "start"] => start(&args),
         // Whatever else a shim is asked for, it is asked without a task.
         _ => Err(Command::new(Script::read()?.shim).args(&args).exec()).context("run the shim"),
