@@ -47,6 +47,16 @@ impl Process {
             .collect()
     }
 
+    /// The processes whose cgroups carry `id`. A zombie goes by its parent as well: on cgroup v1 it has left its cgroups
+    /// (`proc_cgroup_show` says `/`), and only v2 remembers them.
+    pub fn all_in(id: &str) -> Vec<Self> {
+        let mut all = Self::all();
+        let parents: BTreeSet<i32> =
+            all.iter().filter(|process| process.is_in(id)).map(|it| it.pid).collect();
+        all.retain(|process| process.is_in(id) || (process.is_zombie() && parents.contains(&process.parent)));
+        all
+    }
+
     /// Whether any of its cgroups carries `id` in its path.
     pub fn is_in(&self, id: &str) -> bool {
         self.cgroups.iter().any(|line| line.contains(id))

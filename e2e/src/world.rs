@@ -125,7 +125,7 @@ impl World {
     /// The processes of this world: of the test itself only its children.
     pub fn processes(&self) -> Vec<Process> {
         let own = i32::try_from(std::process::id()).unwrap_or_default();
-        Process::all().into_iter().filter(|process| process.pid != own && process.is_in(&self.id)).collect()
+        Process::all_in(&self.id).into_iter().filter(|process| process.pid != own).collect()
     }
 
     /// The processes whose program is `name` (as the kernel cuts it: 15 bytes).
@@ -280,7 +280,7 @@ fn move_to(dir: &Path) -> Result<()> {
 fn kill_all(id: &str) {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     for _ in 0..5000 {
-        let others = Process::all().into_iter().filter(|process| process.pid != own && process.is_in(id));
+        let others = Process::all_in(id).into_iter().filter(|process| process.pid != own);
         let left: Vec<_> = others.filter(|process| !process.is_zombie() || process.parent == own).collect();
         if left.is_empty() {
             return;
