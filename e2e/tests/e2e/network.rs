@@ -18,7 +18,9 @@ use dunnage_e2e::wait;
 use dunnage_e2e::world::World;
 use serde_json::{Value, json};
 
-use crate::place::{OUTSIDE, OUTSIDE6, PATIENCE, Place, UPLINK, UPLINK6, connects, run};
+use crate::place::{
+    OUTSIDE, OUTSIDE6, PATIENCE, Place, UPLINK, UPLINK6, connects, connects_by_sctp, has_sctp, run,
+};
 use crate::rig::forgive_reference_its_sockets;
 
 const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -222,9 +224,13 @@ async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Resu
         elsewhere.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused),
         "one address only"
     );
-    // A kernel without SCTP sockets has nobody to send it.
     let ports = run("nft", "-n list map inet dunnage hp4")?;
     ensure!(ports.contains("132 . 3868 : 10.88."), "SCTP: {ports}");
+    // A kernel without its sockets has nobody to send it.
+    if has_sctp() {
+        let seen = connects_by_sctp(&node.outside, &in_a, 3868, (UPLINK, 3868)).context("SCTP")?;
+        ensure!(seen == OUTSIDE, "the source is kept, not {seen}");
+    }
     ensure!(asks(&node.outside, &in_a, 53, (UPLINK, 5353))? == OUTSIDE, "UDP, with the source kept");
     asks(&node.host, &in_a, 53, (LOCALHOST, 5353)).context("UDP by localhost")?;
 
@@ -239,6 +245,56 @@ async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Resu
     connects(&node.outside, &node.place(&again).await?, 80, (UPLINK, 8080)).context("the next pod's")?;
     drop(in_b);
     for pod in [b, again] {
+        node.cri.remove_pod(&pod).await?;
+    }
+    node.require_nothing_left().await
+}
+
+/// Whether bridges of this kernel keep VLANs apart (BRIDGE_VLAN_FILTERING): one without ignores that it is asked to.
+fn has_vlans() -> Result<bool> {
+    let ask = "ip link add b type bridge vlan_filtering 1 && ip -d link show b";
+    let told = Command::new("unshare").args(["--net", "sh", "-c", ask]).output().context("start unshare")?;
+    Ok(String::from_utf8_lossy(&told.stdout).contains("vlan_filtering 1"))
+}
+
+#[tokio::test]
+async fn pods_in_a_vlan_reach_each_other_and_outside_and_nobody_else_on_their_bridge_reaches_them()
+-> Result<()> {
+    if !has_vlans()? {
+        println!("not on this machine: its kernel is without VLANs on bridges (BRIDGE_VLAN_FILTERING)");
+        return Ok(());
+    }
+    let mut plugins = alone();
+    plugins[0]["bridge"] = json!("cni0");
+    plugins[0]["mode"] = json!("bridged");
+    plugins[0]["vlan"] = json!(7);
+    let node = Node::new(&plugins).await?;
+    let (a, b) = (node.plain("a").await?, node.plain("b").await?);
+    let (to_a, to_b) = (node.addresses(&a).await?[0], node.addresses(&b).await?[0]);
+    let (in_a, in_b) = (node.place(&a).await?, node.place(&b).await?);
+    ensure!(connects(&in_b, &in_a, 81, (to_a, 81))? == to_b, "pod to pod");
+    connects(&node.host, &in_a, 81, (to_a, 81)).context("host to pod")?;
+    ensure!(connects(&in_a, &node.outside, 81, (OUTSIDE, 81))? == UPLINK, "pod to outside");
+
+    for arguments in [
+        "netns add stranger",
+        "link add stranger0 master cni0 type veth peer name eth0 netns stranger",
+        "link set stranger0 up",
+        "-n stranger addr add 10.88.200.1/16 dev eth0",
+        "-n stranger link set eth0 up",
+    ] {
+        run("ip", arguments)?;
+    }
+    let stranger = Place::open(Path::new("/run/netns/stranger"))?;
+    let refused = connects(&stranger, &in_a, 81, (to_a, 81));
+    ensure!(
+        refused.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::HostUnreachable),
+        "somebody who is in no VLAN: {refused:?}"
+    );
+    drop((in_a, in_b, stranger));
+    run("ip", "link del stranger0")?;
+    run("ip", "netns del stranger")?;
+    for pod in [a, b] {
         node.cri.remove_pod(&pod).await?;
     }
     node.require_nothing_left().await

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
+use rustix::net::{self, sockopt};
 
 /// Much longer than a packet takes, so that a busy machine does not fail a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -70,6 +72,48 @@ pub(crate) fn connects(from: &Place, to: &Place, listen: u16, at: (IpAddr, u16))
         if at.0.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let listener = to.run(|| TcpListener::bind((any, listen)))?;
     let client = from.run(|| TcpStream::connect_timeout(&SocketAddr::from(at), PATIENCE))?;
+    let seen = accept(&listener);
+    drop(client);
+    seen
+}
+
+/// As [`connects`], over SCTP and IPv4.
+pub(crate) fn connects_by_sctp(
+    from: &Place,
+    to: &Place,
+    listen: u16,
+    at: (IpAddr, u16),
+) -> io::Result<IpAddr> {
+    let listener = to.run(|| {
+        let socket = sctp()?;
+        net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen)))?;
+        net::listen(&socket, 1)?;
+        Ok(TcpListener::from(socket))
+    })?;
+    let client = from.run(|| {
+        let socket = sctp()?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+        net::connect(&socket, &SocketAddr::from(at))?;
+        Ok(socket)
+    })?;
+    let seen = accept(&listener);
+    drop(client);
+    seen
+}
+
+/// Whether the kernel has sockets of SCTP: a module that some are built without.
+pub(crate) fn has_sctp() -> bool {
+    sctp().is_ok()
+}
+
+/// One connection behaves as one of TCP does.
+fn sctp() -> io::Result<OwnedFd> {
+    let opened = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, Some(net::ipproto::SCTP));
+    Ok(opened?)
+}
+
+/// Who connects next.
+fn accept(listener: &TcpListener) -> io::Result<IpAddr> {
     listener.set_nonblocking(true)?;
     let started = Instant::now();
     loop {
@@ -78,11 +122,7 @@ pub(crate) fn connects(from: &Place, to: &Place, listen: u16, at: (IpAddr, u16))
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && started.elapsed() < PATIENCE => {
                 thread::sleep(Duration::from_millis(5));
             }
-            Err(error) => return Err(error),
-            Ok((server, seen)) => {
-                drop((client, server));
-                return Ok(seen.ip());
-            }
+            accepted => return accepted.map(|(_, seen)| seen.ip()),
         }
     }
 }
