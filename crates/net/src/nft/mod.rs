@@ -83,12 +83,13 @@ fn message(verb: Verb, flags: u16, attributes: Attributes, what: String) -> Requ
 }
 
 /// Netlink attributes being written. Numbers of nftables are big-endian.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 struct Attributes(Vec<u8>);
 
 impl Attributes {
     fn new() -> Self {
-        Self::default()
+        // Room for what most messages come to, so that they do not grow by steps of a few bytes.
+        Self(Vec::with_capacity(96))
     }
 
     fn bytes(mut self, kind: u16, value: &[u8]) -> Self {

@@ -13,7 +13,6 @@ use netlink_packet_route::link::{
 use super::conf::{ACCEPT_REDIRECTS, ROUTE_LOCALNET, link_switches};
 use super::ip::{add_address, host_route, neighbour, pod_route};
 use super::link::up;
-use super::list::look_up;
 use super::{LOOPBACK, Link, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request};
 use crate::{Error, IfName, Mac, PodRoute, Result};
@@ -148,8 +147,7 @@ impl RouteSocket {
             );
             batch.extend(end.gateway_mac.map(|mac| neighbour(end.index, to.gateway, mac)));
         }
-        // Asking for the link settles that it is up (since 6.8), for whoever looks next.
-        batch.push(look_up(end.index));
+
         Ok(self.channel.exchange(&batch, |_| {})?)
     }
 }
