@@ -91,6 +91,11 @@ impl Channel {
         Ok(Self { socket: NetlinkSocket::open(subsystem)?, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
+    /// As [`NetlinkSocket::has_carrier`].
+    pub(crate) fn has_carrier(&self, link: &str) -> Result<bool> {
+        Ok(self.socket.has_carrier(link)?)
+    }
+
     /// Sends the requests in one datagram and reads until the last is acknowledged; `reply` gets the body of every
     /// other message that answers them. The kernel handles them in order and tells of a refused one without being
     /// asked, so the last acknowledgement stands for all. It goes on after a refused request (unless they are a

@@ -229,8 +229,8 @@ fn attach(
     configure_host_end(undo.host, &attachment, pair, request)?;
     configure_pod_end(undo.host, &attachment, netns, pair, request)?;
     // The end that came up first has carrier now, but drops packets until a work queue of the kernel has seen
-    // it. Asking for the link settles that at once (since 6.8), so that the pod's first packet is not lost.
-    undo.host.route.link(&attachment.host_ifname)?;
+    // it. Asking settles that at once (since 6.8), so that the pod's first packet is not lost.
+    undo.host.route.settle(&attachment.host_ifname)?;
 
     open_ports(undo, &lease, &request.ports)?;
     undo.leases.set_state(&mut lease, LeaseState::Active)?;

@@ -21,6 +21,10 @@ use crate::{Call, Errno, Result};
 /// Answers that take longer than this are an error: a stuck kernel lock must not hang the caller for ever.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Numbers of sockios.h and ethtool.h.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+const ETHTOOL_GLINK: u32 = 0x0a;
+
 /// Which kernel subsystem a socket talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subsystem {
@@ -85,6 +89,33 @@ impl NetlinkSocket {
         while self.recv_with(buffer, RecvFlags::DONTWAIT).is_ok() {}
     }
 
+    /// Asks whether a link of the socket's network namespace has carrier (`ETHTOOL_GLINK`). Since Linux 6.8 the kernel
+    /// then does at once what its work queue would do for a change of carrier (`linkwatch_sync_dev`). To look the link
+    /// up would do the same, but the kernel walks all network namespaces for the answer.
+    ///
+    /// # Errors
+    /// `ENODEV` when there is no such link, `EOPNOTSUPP` when it cannot say.
+    pub fn has_carrier(&self, link: &str) -> Result<bool> {
+        let named = || format!("ask link {link} for its carrier");
+        let mut name = [0; libc::IFNAMSIZ];
+        if link.len() >= name.len() {
+            return Err(Errno::NAMETOOLONG).call(named);
+        }
+        for (to, from) in name.iter_mut().zip(link.bytes()) {
+            *to = from.cast_signed();
+        }
+        // struct ethtool_value: the command, then the answer.
+        let mut value = [ETHTOOL_GLINK, 0];
+        let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_data: value.as_mut_ptr().cast() };
+        let mut request = libc::ifreq { ifr_name: name, ifr_ifru };
+        // SAFETY: SIOCETHTOOL reads a struct ifreq, and writes the two words that it points to; both outlive the call.
+        let returned = unsafe { libc::ioctl(self.fd.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+        if returned < 0 {
+            return Err(last_errno()).call(named);
+        }
+        Ok(value[1] != 0)
+    }
+
     fn recv_with(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<usize> {
         let name = || format!("receive from {:?} netlink", self.subsystem);
         loop {
@@ -123,6 +154,14 @@ fn last_errno() -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loopback_has_carrier_and_a_link_that_is_not_there_has_none() {
+        let socket = NetlinkSocket::open(Subsystem::Route).unwrap();
+        assert!(socket.has_carrier("lo").unwrap());
+        assert_eq!(socket.has_carrier("missing0").unwrap_err().errno(), Errno::NODEV);
+        assert_eq!(socket.has_carrier("a-name-that-is-too-long").unwrap_err().errno(), Errno::NAMETOOLONG);
+    }
 
     #[test]
     fn a_question_to_the_kernel_is_answered() {

@@ -80,6 +80,11 @@ impl RouteSocket {
         }
     }
 
+    /// Waits until a change of the link's carrier has come to all that must know.
+    pub(crate) fn settle(&self, name: &IfName) -> Result<()> {
+        self.channel.has_carrier(name.as_str()).map(drop)
+    }
+
     /// Makes a bridge that is still down, so that what must be set before it comes up can be.
     pub(crate) fn create_bridge(&mut self, bridge: &Bridge<'_>) -> Result<()> {
         let mut options = vec![InfoBridge::MulticastSnooping(false)];
