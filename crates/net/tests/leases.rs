@@ -13,8 +13,13 @@ use proptest::prelude::*;
 
 const NETNS: NetnsId = NetnsId { dev: 4, ino: 4_026_531_840 };
 
-/// Where records are in a table, and how long each is.
-const RECORDS: u64 = 4096 + 4 * (1 << 18);
+/// Where the hint of the first slots is in a table, the index of 16 slots on either side, and how long both are.
+const HINT: u64 = 1024;
+const HINT_LENGTH: u64 = 12;
+const INDEX: [u64; 2] = [4096 + 4 * (1 << 18) + 8 * 32, 4096 + 4 * (1 << 18) + 8 * (1 << 20) + 8 * 32];
+const INDEX_LENGTH: u16 = 8 * 32;
+/// Where records are, and how long each is.
+const RECORDS: u64 = 4096 + 4 * (1 << 18) + 16 * (1 << 20);
 const RECORD: u64 = 192;
 
 fn store(dir: &Path, subnet: &str) -> LeaseStore {
@@ -84,7 +89,7 @@ fn a_damaged_header_is_an_error_and_no_empty_table() {
     activate(&store, "pod").unwrap();
     for (at, text) in [
         (0, "is not a lease table"),
-        (9, "is of another version of this program"),
+        (9, "is of another version of this program: remove the pods with that one, or restart the machine"),
         (30, "has a damaged header"),
     ] {
         let file = OpenOptions::new().read(true).write(true).open(dir.path().join("pods.tab")).unwrap();
@@ -119,6 +124,54 @@ fn an_address_whose_record_is_torn_stays_taken_until_it_is_released() {
     leases.release(&all[3]).unwrap();
     assert_eq!(leases.reserve(&owner("new"), NETNS).unwrap().slot, all[3].slot);
     assert_eq!(leases.find(&owner("new")).unwrap().unwrap().slot, all[3].slot);
+}
+
+/// Attaches so many, with a lock for each thousand; gives the addresses.
+fn fill(store: &LeaseStore, round: &str, count: u32) -> BTreeSet<u32> {
+    let mut slots = BTreeSet::new();
+    for thousand in 0..count.div_ceil(1000) {
+        let mut leases = store.lock().unwrap();
+        for number in thousand * 1000..count.min((thousand + 1) * 1000) {
+            let mut lease = leases.reserve(&owner(&format!("{round}-{number}")), NETNS).unwrap();
+            leases.set_state(&mut lease, LeaseState::Active).unwrap();
+            assert!(slots.insert(lease.slot), "{} is given twice", lease.address);
+        }
+    }
+    slots
+}
+
+#[test]
+fn a_network_of_65533_addresses_is_filled_and_emptied_and_filled_again() {
+    const ALL: u32 = 65_533;
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path(), "10.0.0.0/16");
+    assert_eq!(fill(&store, "first", ALL), (2..=ALL + 1).collect());
+    let error = activate(&store, "late").unwrap_err();
+    assert!(matches!(error, Error::Exhausted { used: ALL, total: ALL, .. }), "{error}");
+
+    let mut leases = store.lock().unwrap();
+    let first = owner("first-30000");
+    let lease = leases.find(&first).unwrap().unwrap();
+    assert!(matches!(leases.reserve(&first, NETNS), Err(Error::Attached { .. })));
+    leases.release(&lease).unwrap();
+    assert_eq!(leases.reserve(&owner("late"), NETNS).unwrap().slot, lease.slot, "the only one that is free");
+    let late = leases.find(&owner("late")).unwrap().unwrap();
+    leases.release(&late).unwrap();
+    drop(leases);
+
+    for number in 0..ALL {
+        // In another order than that of attaching: 7919 has no divisor in common with so many.
+        let number = u32::try_from(u64::from(number) * 7919 % u64::from(ALL)).unwrap();
+        let mut leases = store.lock().unwrap();
+        let Some(lease) = leases.find(&owner(&format!("first-{number}"))).unwrap() else {
+            assert_eq!(number, 30_000);
+            continue;
+        };
+        leases.release(&lease).unwrap();
+    }
+    assert!(store.lock().unwrap().is_empty());
+    assert_eq!(fill(&store, "second", ALL), (2..=ALL + 1).collect());
+    assert!(matches!(activate(&store, "late").unwrap_err(), Error::Exhausted { used: ALL, .. }));
 }
 
 #[test]
@@ -202,6 +255,22 @@ enum Step {
     Truncate {
         slot: u8,
     },
+    /// Changes a byte of the hint.
+    Hint {
+        at: u64,
+        value: u8,
+    },
+    /// Changes a byte of the index.
+    Index {
+        side: usize,
+        at: u64,
+        value: u8,
+    },
+    /// Writes all over the index.
+    WholeIndex {
+        side: usize,
+        value: u8,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -211,7 +280,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Sweep),
         1 => (0..16u8, 0..192u8).prop_map(|(slot, at)| Step::Tear { slot, at }),
         1 => (0..16u8).prop_map(|slot| Step::Truncate { slot }),
+        1 => (0..HINT_LENGTH, byte()).prop_map(|(at, value)| Step::Hint { at, value }),
+        1 => (0..2usize, 0..INDEX_LENGTH, byte()).prop_map(|(side, at, value)| Step::Index { side, at: at.into(), value }),
+        1 => (0..2usize, byte()).prop_map(|(side, value)| Step::WholeIndex { side, value }),
     ]
+}
+
+fn byte() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(0), Just(u8::MAX), any::<u8>()]
 }
 
 /// What the table must say: the slot of every pod whose record was not damaged, and the slots that are taken.
@@ -260,7 +336,17 @@ impl Model {
                     self.owners.retain(|_, kept| *kept < u32::from(slot));
                 }
             }
+            Step::Hint { at, value } => Self::damage(path, HINT + at, &[value]),
+            Step::Index { side, at, value } => Self::damage(path, INDEX[side] + at, &[value]),
+            Step::WholeIndex { side, value } => {
+                Self::damage(path, INDEX[side], &vec![value; INDEX_LENGTH.into()]);
+            }
         }
+    }
+
+    fn damage(path: &Path, at: u64, bytes: &[u8]) {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(bytes, at).unwrap();
     }
 
     fn attach(&mut self, pod: u8, crash: bool, store: &LeaseStore) {
@@ -288,6 +374,7 @@ impl Model {
         let leases = store.lock().unwrap();
         let taken: BTreeMap<_, _> = leases.leases().unwrap().iter().map(|l| (l.slot, l.state)).collect();
         assert_eq!(taken, self.taken);
+        assert_eq!(leases.is_empty(), self.taken.is_empty());
         for (pod, slot) in &self.owners {
             assert_eq!(leases.find(&owner(&format!("pod{pod}"))).unwrap().unwrap().slot, *slot);
         }

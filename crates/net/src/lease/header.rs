@@ -4,26 +4,32 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 
+use super::hint;
 use super::record::{self, checksum};
 use crate::segment::{SEGMENTS_MAX, SLOTS_MAX, Segment, Segments};
 
 /// Bytes reserved for the header.
-pub(super) const SIZE: u64 = 4096;
+pub(super) const SIZE: usize = 4096;
+/// All of them.
+pub(super) type Page = [u8; SIZE];
 /// Bytes of the part that says what the table is, with the checksum at its end.
 pub(super) const FIXED: usize = 96;
 const SUM_AT: usize = 88;
-/// Where the words that change begin: cursor, end of use, what was switched on.
-pub(super) const CURSOR_AT: u64 = 128;
-pub(super) const END_AT: u64 = 132;
-pub(super) const SWITCHED_AT: u64 = 136;
+/// Where the words that change begin: cursor, end of use, what was switched on, on which side the index is.
+pub(super) const CURSOR_AT: usize = 128;
+pub(super) const END_AT: usize = 132;
+pub(super) const SWITCHED_AT: usize = 136;
+pub(super) const SIDE_AT: usize = 140;
 /// Where the segments are, and the bytes of each.
 pub(super) const SEGMENTS_AT: usize = 256;
 const SEGMENT: usize = 16;
-/// All of it.
-pub(super) const WHOLE: usize = SEGMENTS_AT + SEGMENT * SEGMENTS_MAX;
+/// Where the hints are, up to the end of the page.
+const HINTS_AT: usize = 1024;
+const _: () = assert!(SEGMENTS_AT + SEGMENT * SEGMENTS_MAX <= HINTS_AT);
+const _: () = assert!(HINTS_AT + hint::SIZE * (SLOTS_MAX / hint::CHUNK) as usize <= SIZE);
 
 const MAGIC: &[u8; 8] = b"dunleas\n";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a table is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +43,30 @@ pub(super) struct Header {
 
 /// Where the state of a slot is.
 pub(super) fn word_at(slot: u32) -> u64 {
-    SIZE + 4 * u64::from(slot)
+    SIZE as u64 + 4 * u64::from(slot)
 }
 
-/// Where the record of a slot is. There are words for all the slots a table can ever have, so that records stay
-/// where they are when it grows; what was never written takes no memory.
+/// Where the hint of a chunk is.
+pub(super) fn hint_at(chunk: usize) -> u64 {
+    (HINTS_AT + hint::SIZE * chunk) as u64
+}
+
+pub(super) fn hint(page: &Page, chunk: usize) -> &[u8; hint::SIZE] {
+    page[HINTS_AT + hint::SIZE * chunk..].first_chunk().expect("a page has all hints of a table")
+}
+
+/// Cells of the largest index.
+const CELLS_MAX: u32 = 2 * SLOTS_MAX;
+
+/// Where an index of so many cells is, a power of two. Each size has its own room behind the words, on two sides.
+pub(super) fn index_at(cells: u32, side: bool) -> u64 {
+    word_at(SLOTS_MAX) + 8 * (u64::from(cells) + if side { 2 * u64::from(CELLS_MAX) } else { 0 })
+}
+
+/// Where the record of a slot is. There is room for the words and the index of all the slots a table can ever have,
+/// so that records stay where they are when it grows; what was never written takes no memory.
 pub(super) fn record_at(slot: u32) -> u64 {
-    word_at(SLOTS_MAX) + record::SIZE as u64 * u64::from(slot)
+    index_at(2 * CELLS_MAX, true) + record::SIZE as u64 * u64::from(slot)
 }
 
 /// Why a header cannot be used.
@@ -74,16 +97,18 @@ impl Header {
         (bytes, segments)
     }
 
-    pub(super) fn decode(bytes: &[u8; WHOLE]) -> Result<Self, Unreadable> {
+    pub(super) fn decode(bytes: &Page) -> Result<Self, Unreadable> {
         if &bytes[..8] != MAGIC {
             return Err(Unreadable("is not a lease table"));
         }
         if bytes[8..12] != VERSION.to_le_bytes() {
-            return Err(Unreadable("is of another version of this program"));
+            return Err(Unreadable(
+                "is of another version of this program: remove the pods with that one, or restart the machine",
+            ));
         }
         let damaged = Unreadable("has a damaged header");
         let count = word(bytes, 12) as usize;
-        let segments = bytes[SEGMENTS_AT..].get(..count.saturating_mul(SEGMENT)).ok_or(damaged)?;
+        let segments = bytes[SEGMENTS_AT..HINTS_AT].get(..count.saturating_mul(SEGMENT)).ok_or(damaged)?;
         if bytes[SUM_AT..FIXED] != checksum(&[&bytes[..SUM_AT], segments]).to_le_bytes() {
             return Err(damaged);
         }
@@ -105,6 +130,7 @@ impl Header {
     }
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+/// A number of the page.
+pub(super) fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }

@@ -3,14 +3,64 @@
 //! Written before the first of them is opened, removed after the last is closed. A file without its last line was
 //! cut short by a crash, so nothing in it was ever opened.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use crate::{HostPort, Protocol};
+use dunnage_sys::Call;
+
+use super::locked::LockedLeases;
+use super::record::Lease;
+use crate::{HostPort, Protocol, Result};
 
 const END: &str = "end";
 
+impl LockedLeases<'_> {
+    /// Writes down which host ports a pod is to have.
+    pub(crate) fn keep_ports(&mut self, slot: u32, ports: &[HostPort]) -> Result<()> {
+        let path = self.ports_path(slot);
+        Ok(std::fs::write(&path, encode(ports)).call(|| format!("write {}", path.display()))?)
+    }
+
+    /// The host ports that a pod may have.
+    pub(crate) fn kept_ports(&self, slot: u32) -> Vec<HostPort> {
+        let text = std::fs::read_to_string(self.ports_path(slot)).unwrap_or_default();
+        decode(&text).unwrap_or_default()
+    }
+
+    pub(crate) fn forget_ports(&mut self, slot: u32) -> Result<()> {
+        let path = self.ports_path(slot);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Ok(Err(error).call(|| format!("remove {}", path.display()))?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the notes about host ports of places that nobody has.
+    pub(crate) fn forget_stray_ports(&mut self, active: &[Lease]) -> Result<()> {
+        let name = self.table.path.file_stem().unwrap_or_default().to_owned();
+        let name = name.to_string_lossy();
+        let dir = &self.table.dir;
+        let mut stray = Vec::new();
+        for entry in std::fs::read_dir(dir).call(|| format!("list {}", dir.display()))?.flatten() {
+            let file = entry.file_name();
+            let slot = file.to_str().and_then(|file| {
+                file.strip_prefix(&*name)?.strip_prefix('.')?.strip_suffix(".ports")?.parse::<u32>().ok()
+            });
+            stray.extend(slot.filter(|slot| active.iter().all(|lease| lease.slot != *slot)));
+        }
+        stray.into_iter().try_for_each(|slot| self.forget_ports(slot))
+    }
+
+    fn ports_path(&self, slot: u32) -> PathBuf {
+        self.table.path.with_extension(format!("{slot}.ports"))
+    }
+}
+
 /// One port in each line: protocol, port of the host, port of the pod, address of the host or `*`.
-pub(super) fn encode(ports: &[HostPort]) -> String {
+fn encode(ports: &[HostPort]) -> String {
     let line = |port: &HostPort| {
         let host = port.host_ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
         format!("{} {} {} {host}\n", port.protocol.as_str(), port.host_port, port.container_port)
@@ -19,7 +69,7 @@ pub(super) fn encode(ports: &[HostPort]) -> String {
 }
 
 /// `None` for what was cut short or changed.
-pub(super) fn decode(text: &str) -> Option<Vec<HostPort>> {
+fn decode(text: &str) -> Option<Vec<HostPort>> {
     let lines = text.strip_suffix('\n')?;
     let lines = lines.strip_suffix(END)?;
     lines.lines().map(port).collect()

@@ -1,9 +1,7 @@
 //! One lease table while nobody else can change it.
 
-use std::fs::{File, OpenOptions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use dunnage_sys::flock::Flock;
@@ -11,13 +9,14 @@ use dunnage_sys::netns::NetnsId;
 use dunnage_sys::{Call, clock};
 use ipnet::Ipv4Net;
 
-use super::header::{self, Header};
-use super::record::{self, Given, Lease, LeaseKind, LeaseState, Owner, Record, STATE_MASK};
+use super::header::Header;
+use super::record::{Given, Lease, LeaseKind, LeaseState, Owner, Record};
+use super::slots::Slots;
 use super::table::{Table, write_header};
-use super::words::{Free, Words, read_or_zero};
-use super::{host_local, kept_ports};
+use super::vacancy::vacancy;
+use super::words::is_used;
 use crate::segment::Segments;
-use crate::{Error, HostPort, Result};
+use crate::{Error, Result};
 
 /// An address that was given back rests for so long, as long as there are others: whoever talked to its last pod
 /// has noticed by then.
@@ -28,17 +27,15 @@ const LINGER: Duration = Duration::from_secs(3);
 /// A table that nobody else can change until this is dropped.
 #[derive(Debug)]
 pub struct LockedLeases<'a> {
-    table: &'a Table,
-    header: Header,
-    file: File,
-    words: Words,
+    pub(super) table: &'a Table,
+    pub(super) header: Header,
+    pub(super) slots: Slots,
     _lock: Flock<File>,
 }
 
 impl<'a> LockedLeases<'a> {
-    pub(super) fn new(table: &'a Table, (file, header): (File, Header), lock: Flock<File>) -> Result<Self> {
-        let words = load(table, &file, &header)?;
-        Ok(Self { table, header, file, words, _lock: lock })
+    pub(super) fn new(table: &'a Table, (header, slots): (Header, Slots), lock: Flock<File>) -> Self {
+        Self { table, header, slots, _lock: lock }
     }
 
     /// The subnets that leases can be of: those of the store, and those it had before while pods are in them.
@@ -62,8 +59,7 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn renew(&mut self) -> Result<()> {
-        (self.file, self.header) = self.table.create()?;
-        self.words = load(self.table, &self.file, &self.header)?;
+        (self.header, self.slots) = self.table.create()?;
         Ok(())
     }
 
@@ -86,9 +82,11 @@ impl<'a> LockedLeases<'a> {
             }
             header.base6 = wanted;
         }
-        write_header(&self.file, &header).call(|| format!("write {}", name()))?;
+        let slots = header.segments.slots();
+        let index = self.slots.index_for(slots)?;
+        write_header(&self.slots.file, &header)?;
         self.header = header;
-        Ok(())
+        self.slots.grow(slots, index)
     }
 
     /// Reserves an address; the one after the last that was given, so that one that was given back rests as
@@ -108,7 +106,8 @@ impl<'a> LockedLeases<'a> {
         address: Option<Ipv4Addr>,
         given: impl FnOnce(u32, Ipv4Addr) -> Given,
     ) -> Result<Lease> {
-        if let Some(lease) = self.find(owner)? {
+        // Who asks this finds nothing mostly, so it is not asked of all the words as well.
+        if let Some(lease) = self.first_of(owner, self.slots.indexed(owner.tag())?)? {
             let address = lease.ip();
             return Err(Error::Attached { owner: owner.to_string(), address });
         }
@@ -117,12 +116,12 @@ impl<'a> LockedLeases<'a> {
             Some(address) => self.wanted_slot(&places, address)?,
             None => {
                 let rested = seconds().saturating_sub(as_seconds(REST));
-                let slot = self.words.free_from(self.word(header::CURSOR_AT)?, &places, rested);
-                slot.ok_or_else(|| self.exhausted(&places))?
+                let slot = vacancy(&self.slots.words, &self.slots.file, &places, rested)?;
+                slot.map_or_else(|| Err(self.exhausted(&places)), Ok)?
             }
         };
         if address.is_none() {
-            self.set(header::CURSOR_AT, slot + 1)?;
+            self.slots.words.set_cursor(&self.slots.file, slot + 1)?;
         }
         let given = given(slot, self.address(slot));
         self.put(slot, owner, netns, given)
@@ -130,7 +129,7 @@ impl<'a> LockedLeases<'a> {
 
     /// Keeps the place of an IPv6 address that was asked for from being given to somebody else.
     pub(crate) fn reserve_companion(&mut self, of: &Lease, slot: u32, address: Ipv6Addr) -> Result<()> {
-        if !self.words.is_free(slot) {
+        if is_used(self.slots.word(slot)?) {
             return Err(Error::Taken { address: address.into() });
         }
         let Some((owner, netns)) = &of.holder else { return Ok(()) };
@@ -139,14 +138,9 @@ impl<'a> LockedLeases<'a> {
         self.set_state(&mut kept, LeaseState::Active)
     }
 
-    /// The order of writes matters: see the module.
-    fn put(&mut self, slot: u32, owner: &Owner, netns: NetnsId, given: Given) -> Result<Lease> {
+    pub(super) fn put(&mut self, slot: u32, owner: &Owner, netns: NetnsId, given: Given) -> Result<Lease> {
         let record = Record { owner: owner.clone(), netns, given };
-        if slot >= self.words.end() {
-            self.set(header::END_AT, slot + 1)?;
-        }
-        self.write(&record.encode(slot), header::record_at(slot))?;
-        self.set_slot(slot, owner.tag() << 2 | LeaseState::Reserved as u32)?;
+        self.slots.put(slot, &record, LeaseState::Reserved)?;
         let holder = Some((record.owner, netns));
         Ok(Lease { slot, address: self.address(slot), state: LeaseState::Reserved, holder, given })
     }
@@ -159,7 +153,7 @@ impl<'a> LockedLeases<'a> {
             value: address.to_string(),
             reason: "is not one that the network's ranges give to pods",
         })?;
-        if self.words.is_free(slot) { Ok(slot) } else { Err(Error::Taken { address: address.into() }) }
+        if is_used(self.slots.word(slot)?) { Err(Error::Taken { address: address.into() }) } else { Ok(slot) }
     }
 
     fn exhausted(&self, places: &[(u64, u64)]) -> Error {
@@ -169,9 +163,12 @@ impl<'a> LockedLeases<'a> {
             nets.extend(ranges.v6.as_ref().map(|range| range.subnet.to_string()));
         }
         let total: u64 = places.iter().map(|(first, end)| end - first).sum();
-        let used = self
-            .words
-            .used()
+        let used = match self.slots.used() {
+            Ok(used) => used,
+            Err(error) => return error,
+        };
+        let used = used
+            .iter()
             .filter(|(slot, _)| places.iter().any(|(first, end)| (*first..*end).contains(&u64::from(*slot))));
         Error::Exhausted {
             subnet: nets.join(", "),
@@ -180,13 +177,23 @@ impl<'a> LockedLeases<'a> {
         }
     }
 
-    /// The lease of this owner.
+    /// The lease of this owner. What the index does not know is looked for among all words before it counts as
+    /// gone, and known to the index from then on.
     ///
     /// # Errors
     /// The table cannot be read.
     pub fn find(&self, owner: &Owner) -> Result<Option<Lease>> {
-        let tag = owner.tag() << 2;
-        for (slot, word) in self.words.used().filter(|(_, word)| word & !STATE_MASK == tag) {
+        let tag = owner.tag();
+        if let Some(lease) = self.first_of(owner, self.slots.indexed(tag)?)? {
+            return Ok(Some(lease));
+        }
+        let Some(lease) = self.first_of(owner, self.slots.tagged(tag)?)? else { return Ok(None) };
+        self.slots.enter(tag, lease.slot)?;
+        Ok(Some(lease))
+    }
+
+    fn first_of(&self, owner: &Owner, slots: Vec<(u32, u32)>) -> Result<Option<Lease>> {
+        for (slot, word) in slots {
             let lease = self.lease(slot, word)?;
             if lease.is_of(owner) && lease.given.kind != LeaseKind::Companion {
                 return Ok(Some(lease));
@@ -200,20 +207,19 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// The table cannot be read.
     pub fn leases(&self) -> Result<Vec<Lease>> {
-        self.words.used().map(|(slot, word)| self.lease(slot, word)).collect()
+        self.slots.used()?.into_iter().map(|(slot, word)| self.lease(slot, word)).collect()
     }
 
     /// The leases that a crash has left in the middle of a change.
     pub(crate) fn debris(&self) -> Result<Vec<Lease>> {
-        let cut_short =
-            self.words.used().filter(|(_, word)| LeaseState::of(*word) != Some(LeaseState::Active));
-        cut_short.map(|(slot, word)| self.lease(slot, word)).collect()
+        let cut_short = self.slots.cut_short()?;
+        cut_short.into_iter().map(|(slot, word)| self.lease(slot, word)).collect()
     }
 
-    /// Whether no address is leased.
+    /// Whether no address is leased. A table that cannot be read is not empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.used().next().is_none()
+        self.slots.words.is_empty(&self.slots.file).unwrap_or(false)
     }
 
     /// Moves a lease to another state.
@@ -221,118 +227,17 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// The table cannot be written.
     pub fn set_state(&mut self, lease: &mut Lease, state: LeaseState) -> Result<()> {
-        self.set_slot(lease.slot, self.words.word(lease.slot) & !STATE_MASK | state as u32)?;
+        self.slots.set_state(lease.slot, state)?;
         lease.state = state;
         Ok(())
     }
 
-    /// Gives an address back.
-    ///
-    /// # Errors
-    /// The table cannot be written.
-    pub fn release(&mut self, lease: &Lease) -> Result<()> {
-        self.give_back(lease, false)
-    }
-
-    /// Gives an address back whose link is detached, but may be there for a while.
-    pub(crate) fn release_lingering(&mut self, lease: &Lease) -> Result<()> {
-        self.give_back(lease, true)
-    }
-
-    fn give_back(&mut self, lease: &Lease, lingers: bool) -> Result<()> {
-        self.forget_ports(lease.slot)?;
-        if let Some(slot) = self.companion(lease)? {
-            self.set_slot(slot, Free { since: seconds(), lingers: false }.encode())?;
-        }
-        if lease.given.kind == LeaseKind::Imported {
-            if let Some(dir) = &self.table.import {
-                let addresses = [lease.address4().map(IpAddr::V4), lease.given.address6.map(IpAddr::V6)];
-                addresses.into_iter().flatten().for_each(|address| host_local::forget(dir, address));
-            }
-            if self.pass_on(lease)? {
-                return Ok(());
-            }
-        }
-        self.set_slot(lease.slot, Free { since: seconds(), lingers }.encode())
-    }
-
-    /// The place that is kept for the IPv6 address of a lease, where that is another one.
-    fn companion(&self, lease: &Lease) -> Result<Option<u32>> {
-        let slot = lease.given.address6.and_then(|address| self.slot6(address));
-        let Some(slot) = slot.filter(|slot| *slot != lease.slot) else { return Ok(None) };
-        let Some((owner, _)) = &lease.holder else { return Ok(None) };
-        let word = self.words.word(slot);
-        if LeaseState::of(word).is_none() {
-            return Ok(None);
-        }
-        let other = self.lease(slot, word)?;
-        let kept = other.given.kind == LeaseKind::Companion && other.is_of(owner);
-        Ok(kept.then_some(slot))
-    }
-
-    /// Two pods of another plugin may have each the IPv6 address that goes with the other's IPv4 address: the
-    /// place is free only when both are gone.
-    fn pass_on(&mut self, lease: &Lease) -> Result<bool> {
-        let Some(address6) = self.address6(lease.slot) else { return Ok(false) };
-        let has = |other: &Lease| other.slot != lease.slot && other.given.address6 == Some(address6);
-        let Some(other) = self.leases()?.into_iter().find(has) else { return Ok(false) };
-        let Some((owner, netns)) = other.holder else { return Ok(false) };
-        let mut kept = self.put(lease.slot, &owner, netns, Given::nothing(LeaseKind::Companion))?;
-        self.set_state(&mut kept, LeaseState::Active)?;
-        Ok(true)
-    }
-
-    /// Places whose detached link should be gone by now, at most `limit`.
+    /// Places whose detached link should be gone by now, at most `limit`; none of a table that cannot be read, which
+    /// whoever reserves an address is told.
     pub(crate) fn lingering(&self, limit: usize) -> Vec<(u32, Ipv4Addr)> {
         let before = seconds().saturating_sub(as_seconds(LINGER));
-        self.words.lingering(before).take(limit).map(|slot| (slot, self.address(slot))).collect()
-    }
-
-    /// The link of a free place is gone.
-    pub(crate) fn link_is_gone(&mut self, slot: u32) -> Result<()> {
-        self.set_slot(slot, Free { since: seconds(), lingers: false }.encode())
-    }
-
-    /// Writes down which host ports a pod is to have.
-    pub(crate) fn keep_ports(&mut self, slot: u32, ports: &[HostPort]) -> Result<()> {
-        let path = self.ports_path(slot);
-        Ok(std::fs::write(&path, kept_ports::encode(ports)).call(|| format!("write {}", path.display()))?)
-    }
-
-    /// The host ports that a pod may have.
-    pub(crate) fn kept_ports(&self, slot: u32) -> Vec<HostPort> {
-        let text = std::fs::read_to_string(self.ports_path(slot)).unwrap_or_default();
-        kept_ports::decode(&text).unwrap_or_default()
-    }
-
-    pub(crate) fn forget_ports(&mut self, slot: u32) -> Result<()> {
-        let path = self.ports_path(slot);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Ok(Err(error).call(|| format!("remove {}", path.display()))?)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Removes the notes about host ports of places that nobody has.
-    pub(crate) fn forget_stray_ports(&mut self, active: &[Lease]) -> Result<()> {
-        let name = self.table.path.file_stem().unwrap_or_default().to_owned();
-        let name = name.to_string_lossy();
-        let dir = &self.table.dir;
-        let mut stray = Vec::new();
-        for entry in std::fs::read_dir(dir).call(|| format!("list {}", dir.display()))?.flatten() {
-            let file = entry.file_name();
-            let slot = file.to_str().and_then(|file| {
-                file.strip_prefix(&*name)?.strip_prefix('.')?.strip_suffix(".ports")?.parse::<u32>().ok()
-            });
-            stray.extend(slot.filter(|slot| active.iter().all(|lease| lease.slot != *slot)));
-        }
-        stray.into_iter().try_for_each(|slot| self.forget_ports(slot))
-    }
-
-    fn ports_path(&self, slot: u32) -> PathBuf {
-        self.table.path.with_extension(format!("{slot}.ports"))
+        let slots = self.slots.lingering(before, limit).unwrap_or_default();
+        slots.into_iter().map(|slot| (slot, self.address(slot))).collect()
     }
 
     /// Removes the table itself.
@@ -355,83 +260,23 @@ impl<'a> LockedLeases<'a> {
         }
     }
 
-    /// Bits that say what was switched on in the kernel for this network.
-    pub(crate) fn switched(&self) -> Result<u32> {
-        self.word(header::SWITCHED_AT)
-    }
-
-    pub(crate) fn set_switched(&mut self, bits: u32) -> Result<()> {
-        self.set(header::SWITCHED_AT, bits)
-    }
-
-    /// Hands those bits to another network of the directory; `false` when there is none.
-    pub(crate) fn hand_over_switched(&self) -> Result<bool> {
-        let Some((other, _)) = self.table.others()?.into_iter().next() else { return Ok(false) };
-        let named = || format!("write {}", other.display());
-        let file = OpenOptions::new().read(true).write(true).open(&other).call(named)?;
-        let mut word = [0; 4];
-        file.read_exact_at(&mut word, header::SWITCHED_AT).call(named)?;
-        let both = u32::from_le_bytes(word) | self.switched()?;
-        file.write_all_at(&both.to_le_bytes(), header::SWITCHED_AT).call(named)?;
-        Ok(true)
-    }
-
     /// The address of a slot.
     #[must_use]
     pub fn address(&self, slot: u32) -> Ipv4Addr {
         self.header.segments.address(slot).unwrap_or(Ipv4Addr::UNSPECIFIED)
     }
 
-    fn address6(&self, slot: u32) -> Option<Ipv6Addr> {
-        self.header.base6.map(|base| Ipv6Addr::from(u128::from(base).wrapping_add(u128::from(slot))))
-    }
-
-    fn slot6(&self, address: Ipv6Addr) -> Option<u32> {
-        let offset = u128::from(address).checked_sub(u128::from(self.header.base6?))?;
-        u32::try_from(offset).ok().filter(|slot| *slot < self.header.segments.slots())
-    }
-
-    fn lease(&self, slot: u32, word: u32) -> Result<Lease> {
-        let mut bytes = [0; record::SIZE];
-        self.read(&mut bytes, header::record_at(slot))?;
-        let record = Record::decode(&bytes, slot);
+    pub(super) fn lease(&self, slot: u32, word: u32) -> Result<Lease> {
+        let record = self.slots.record(slot)?;
         let given = record.as_ref().map_or(Given::nothing(LeaseKind::Attached), |record| record.given);
         let holder = record.map(|record| (record.owner, record.netns));
         let state = LeaseState::of(word).expect("only slots with a state are used");
         Ok(Lease { slot, address: self.address(slot), state, holder, given })
     }
-
-    fn word(&self, at: u64) -> Result<u32> {
-        let mut bytes = [0; 4];
-        self.read(&mut bytes, at)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn set_slot(&mut self, slot: u32, word: u32) -> Result<()> {
-        self.set(header::word_at(slot), word)?;
-        self.words.set(slot, word);
-        Ok(())
-    }
-
-    fn set(&mut self, at: u64, word: u32) -> Result<()> {
-        self.write(&word.to_le_bytes(), at)
-    }
-
-    fn read(&self, bytes: &mut [u8], at: u64) -> Result<()> {
-        Ok(read_or_zero(&self.file, bytes, at).call(|| format!("read {}", self.table.path.display()))?)
-    }
-
-    fn write(&mut self, bytes: &[u8], at: u64) -> Result<()> {
-        Ok(self.file.write_all_at(bytes, at).call(|| format!("write {}", self.table.path.display()))?)
-    }
 }
 
-fn load(table: &Table, file: &File, header: &Header) -> Result<Words> {
-    let words = Words::load(header.segments.slots(), file);
-    Ok(words.call(|| format!("read {}", table.path.display()))?)
-}
-
-fn seconds() -> u32 {
+/// Since boot, at least one.
+pub(super) fn seconds() -> u32 {
     as_seconds(clock::since_boot()).max(1)
 }
 

@@ -53,11 +53,11 @@ impl Owner {
         &self.ifname
     }
 
-    /// A number that is equal for equal owners and mostly differs for others.
+    /// The owner's part of a word: equal for equal owners, and mostly not for others.
     pub(super) fn tag(&self) -> u32 {
         let hash = checksum(&[self.id.as_bytes(), b"/", self.ifname.as_str().as_bytes()]);
         let [a, b, c, d, ..] = hash.to_le_bytes();
-        u32::from_le_bytes([a, b, c, d])
+        u32::from_le_bytes([a, b, c, d]) << 2
     }
 }
 
@@ -67,7 +67,6 @@ impl fmt::Display for Owner {
     }
 }
 
-/// What a slot says.
 /// What goes with an address, as it was decided when the address was given: a configuration that changes later
 /// does not change what a pod has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -59,7 +59,7 @@ impl LeaseStore {
             Some(found) => found,
             None => self.table.create()?,
         };
-        LockedLeases::new(&self.table, found, lock)
+        Ok(LockedLeases::new(&self.table, found, lock))
     }
 
     /// As [`Self::lock`], or `None` when there is no table and nothing to begin one with.
@@ -74,7 +74,7 @@ impl LeaseStore {
             return self.lock().map(Some);
         }
         let Some(lock) = self.lock_dir()? else { return Ok(None) };
-        self.table.open()?.map(|found| LockedLeases::new(&self.table, found, lock)).transpose()
+        Ok(self.table.open()?.map(|found| LockedLeases::new(&self.table, found, lock)))
     }
 
     /// As [`Self::lock_existing`], or `None` when somebody has the lock.
@@ -84,7 +84,7 @@ impl LeaseStore {
             opened => opened.call(|| format!("open {}", self.table.dir.display()))?,
         };
         let Some(lock) = Flock::try_exclusive(dir)? else { return Ok(None) };
-        self.table.open()?.map(|found| LockedLeases::new(&self.table, found, lock)).transpose()
+        Ok(self.table.open()?.map(|found| LockedLeases::new(&self.table, found, lock)))
     }
 
     /// Whether the table can be read, without waiting for whoever has the lock.

@@ -3,15 +3,16 @@
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::net::Ipv6Addr;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use dunnage_sys::{Call, clock};
 
+use super::file::TableFile;
 use super::header::{self, Header};
 use super::host_local;
+use super::slots::Slots;
 use super::take_over::take_over;
-use super::words::read_or_zero;
 use crate::range::Ranges;
 use crate::segment::{Segment, Segments};
 use crate::{Error, Result};
@@ -41,45 +42,49 @@ impl Table {
         self.ranges.v6.as_ref().map(|range| range.first)
     }
 
-    /// The file and its header; `None` when there is none of this boot.
-    pub(super) fn open(&self) -> Result<Option<(File, Header)>> {
+    /// What the table is for, and its slots; `None` when there is none of this boot.
+    pub(super) fn open(&self) -> Result<Option<(Header, Slots)>> {
         let file = match OpenOptions::new().read(true).write(true).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).call(|| format!("open {}", self.path.display()))?,
         };
-        let mut bytes = [0; header::WHOLE];
-        read_or_zero(&file, &mut bytes, 0).call(|| format!("read {}", self.path.display()))?;
-        let found = Header::decode(&bytes).map_err(|error| self.damaged(error.0))?;
-        Ok((found.boot_id == self.boot_id).then_some((file, found)))
+        let file = TableFile::new(file, self.path.clone());
+        let mut page = [0; header::SIZE];
+        file.read(&mut page, 0)?;
+        let found = Header::decode(&page).map_err(|error| self.damaged(error.0))?;
+        if found.boot_id != self.boot_id {
+            return Ok(None);
+        }
+        let slots = Slots::new(file, &page, found.segments.slots());
+        Ok(Some((found, slots)))
     }
 
     /// Makes a table, complete with what is taken over, before it gets its name.
-    pub(super) fn create(&self) -> Result<(File, Header)> {
+    pub(super) fn create(&self) -> Result<(Header, Slots)> {
         let new = self.path.with_extension("new");
         let named = || format!("create {}", self.path.display());
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new);
         let file = file.call(named)?;
-        let filled = self.fill(&file).and_then(|header| {
+        let filled = self.fill(TableFile::new(file, self.path.clone())).and_then(|filled| {
             std::fs::rename(&new, &self.path).call(named)?;
-            Ok(header)
+            Ok(filled)
         });
-        let header = filled.inspect_err(|_| drop(std::fs::remove_file(&new)))?;
-        Ok((file, header))
+        filled.inspect_err(|_| drop(std::fs::remove_file(&new)))
     }
 
-    fn fill(&self, file: &File) -> Result<Header> {
-        let named = || format!("write {}", self.path.display());
+    fn fill(&self, file: TableFile) -> Result<(Header, Slots)> {
         let header = self.header()?;
         let imported = match &self.import {
             Some(dir) => host_local::load(dir, clock::since_boot())?,
             None => Vec::new(),
         };
-        write_header(file, &header).call(named)?;
-        file.set_len(header::record_at(header.segments.slots())).call(named)?;
-        take_over(file, &self.ranges, &header, &imported).call(named)?;
-        Ok(header)
+        write_header(&file, &header)?;
+        file.set_len(header::record_at(header.segments.slots()))?;
+        let mut slots = Slots::new(file, &[0; header::SIZE], header.segments.slots());
+        take_over(&mut slots, &self.ranges, &header, &imported)?;
+        Ok((header, slots))
     }
 
     fn damaged(&self, reason: &'static str) -> Error {
@@ -125,15 +130,15 @@ impl Table {
     }
 
     fn live_header(&self, path: &Path) -> Option<Header> {
-        let mut bytes = [0; header::WHOLE];
-        read_or_zero(&File::open(path).ok()?, &mut bytes, 0).ok()?;
-        Header::decode(&bytes).ok().filter(|found| found.boot_id == self.boot_id)
+        let mut page = [0; header::SIZE];
+        TableFile::new(File::open(path).ok()?, path.to_owned()).read(&mut page, 0).ok()?;
+        Header::decode(&page).ok().filter(|found| found.boot_id == self.boot_id)
     }
 }
 
 /// Segments first: the fixed part says how many there are.
-pub(super) fn write_header(file: &File, header: &Header) -> std::io::Result<()> {
+pub(super) fn write_header(file: &TableFile, header: &Header) -> Result<()> {
     let (fixed, segments) = header.encode();
-    file.write_all_at(&segments, header::SEGMENTS_AT as u64)?;
-    file.write_all_at(&fixed, 0)
+    file.write(&segments, header::SEGMENTS_AT as u64)?;
+    file.write(&fixed, 0)
 }

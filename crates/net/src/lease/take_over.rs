@@ -1,25 +1,25 @@
 //! Another plugin's leases, written into a table that has no name yet.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::unix::fs::FileExt;
 
 use dunnage_sys::netns::NetnsId;
 
-use super::header::{self, Header};
+use super::header::Header;
 use super::record::{Given, LeaseKind, LeaseState, Owner, Record};
+use super::slots::Slots;
+use crate::Result;
 use crate::range::Ranges;
 
 /// Writes them down. What is not in its ranges has no place, and
 /// cannot be given to anybody either.
 pub(super) fn take_over(
-    file: &File,
+    slots: &mut Slots,
     ranges: &Ranges,
     header: &Header,
     imported: &[(IpAddr, Owner)],
-) -> std::io::Result<()> {
-    let (mut end, mut cursor) = (0, 0);
+) -> Result<()> {
+    let mut cursor = 0;
     let mut taken = BTreeSet::new();
     let of_owner: HashMap<&Owner, Ipv6Addr> = imported
         .iter()
@@ -29,15 +29,12 @@ pub(super) fn take_over(
         })
         .collect();
     let slot6 = |address| ranges.v6.as_ref().and_then(|range| range.slot(address));
-    let mut put = |slot: u32, owner: &Owner, given: Given| -> std::io::Result<()> {
+    let mut put = |slot: u32, owner: &Owner, given: Given| -> Result<()> {
         if slot >= header.segments.slots() || !taken.insert(slot) {
             return Ok(());
         }
-        end = end.max(slot + 1);
         let record = Record { owner: owner.clone(), netns: NetnsId { dev: 0, ino: 0 }, given };
-        file.write_all_at(&record.encode(slot), header::record_at(slot))?;
-        let word = owner.tag() << 2 | LeaseState::Active as u32;
-        file.write_all_at(&word.to_le_bytes(), header::word_at(slot))
+        slots.put(slot, &record, LeaseState::Active)
     };
     for (address, owner) in imported {
         let IpAddr::V4(address) = address else { continue };
@@ -61,6 +58,5 @@ pub(super) fn take_over(
         put(slot, owner, given)?;
         cursor = cursor.max(slot + 1);
     }
-    file.write_all_at(&end.to_le_bytes(), header::END_AT)?;
-    file.write_all_at(&cursor.to_le_bytes(), header::CURSOR_AT)
+    slots.words.set_cursor(&slots.file, cursor)
 }

@@ -1,122 +1,183 @@
-//! The states of all slots, read at once.
+//! The words of all slots, read by the thousand when they are asked for, and the hints that say which to ask.
 
-use std::fs::File;
-use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::cell::{Cell, OnceCell};
 
-use super::header::{END_AT, SIZE};
-use super::record::{LeaseState, STATE_MASK};
-use crate::segment::Interval;
+use super::file::TableFile;
+use super::header::{self, Page};
+use super::hint::{CHUNK, Hint};
+use super::record::LeaseState;
+use crate::Result;
 
-/// What the word of a free slot says: when the address was given back, and whether the link that had it may still
-/// be there, detached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Free {
-    /// Seconds since boot, at least one.
-    pub(super) since: u32,
-    pub(super) lingers: bool,
-}
-
-const LINGERS: u32 = 0b100;
-
-impl Free {
-    pub(super) fn encode(self) -> u32 {
-        self.since << 3 | if self.lingers { LINGERS } else { 0 }
-    }
-
-    /// `None` for a slot that was never used, or is.
-    fn of(word: u32) -> Option<Self> {
-        (word & STATE_MASK == 0 && word != 0)
-            .then_some(Self { since: word >> 3, lingers: word & LINGERS != 0 })
-    }
-}
-
-/// The state words of all slots that were ever used, as they were when the lock was taken and as they were written
-/// since: a table of 65,536 addresses is read once for each lock and not for each question.
+/// The words as they were when the lock was taken and as they were written since.
 #[derive(Debug)]
-pub(super) struct Words(Vec<u32>);
+pub(super) struct Words {
+    chunks: Vec<Chunk>,
+    /// Behind the last slot that was ever used.
+    end: u32,
+    /// Behind the slot that was given last.
+    cursor: u32,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    hint: Cell<Hint>,
+    /// Whether the hint is known to fit.
+    fits: Cell<bool>,
+    /// Up to the end of use.
+    words: OnceCell<Vec<u32>>,
+}
 
 impl Words {
-    pub(super) fn load(slots: u32, file: &File) -> std::io::Result<Self> {
-        let mut end = [0; 4];
-        read_or_zero(file, &mut end, END_AT)?;
-        let end = u32::from_le_bytes(end).min(slots);
-        let mut bytes = vec![0; 4 * end as usize];
-        read_or_zero(file, &mut bytes, SIZE)?;
-        Ok(Self(bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()))
+    pub(super) fn new(page: &Page, slots: u32) -> Self {
+        let mut words = Self {
+            chunks: Vec::new(),
+            end: header::word(page, header::END_AT).min(slots),
+            cursor: header::word(page, header::CURSOR_AT),
+        };
+        words.grow(page, slots);
+        words
     }
 
-    /// Behind the last slot that was ever used.
-    pub(super) fn end(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
-    }
-
-    /// To be called once the file says so.
-    pub(super) fn set(&mut self, slot: u32, word: u32) {
-        let at = slot as usize;
-        if at >= self.0.len() {
-            self.0.resize(at + 1, 0);
+    /// To be called once the table has so many slots.
+    pub(super) fn grow(&mut self, page: &Page, slots: u32) {
+        for number in self.chunks.len()..slots.div_ceil(CHUNK) as usize {
+            let hint = Cell::new(Hint::decode(header::hint(page, number)));
+            self.chunks.push(Chunk { hint, fits: Cell::new(false), words: OnceCell::new() });
         }
-        self.0[at] = word;
     }
 
-    fn all(&self) -> impl Iterator<Item = (u32, u32)> {
-        (0..).zip(self.0.iter().copied())
+    pub(super) fn cursor(&self) -> u32 {
+        self.cursor
     }
 
-    pub(super) fn used(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.all().filter(|(_, word)| LeaseState::of(*word).is_some())
+    pub(super) fn set_cursor(&mut self, file: &TableFile, cursor: u32) -> Result<()> {
+        file.set_word(header::CURSOR_AT as u64, cursor)?;
+        self.cursor = cursor;
+        Ok(())
     }
 
-    /// Slots whose detached link may still be there, given back before `before` (in seconds since boot).
-    pub(super) fn lingering(&self, before: u32) -> impl Iterator<Item = u32> {
-        let waiting = move |word| Free::of(word).is_some_and(|free| free.lingers && free.since <= before);
-        self.all().filter(move |(_, word)| waiting(*word)).map(|(slot, _)| slot)
+    /// Has the end of use behind a slot, which is to come before anything says that it is used.
+    pub(super) fn reach(&mut self, file: &TableFile, slot: u32) -> Result<()> {
+        if slot >= self.end {
+            file.set_word(header::END_AT as u64, slot + 1)?;
+            self.end = slot + 1;
+        }
+        Ok(())
     }
 
-    pub(super) fn word(&self, slot: u32) -> u32 {
-        self.0.get(slot as usize).copied().unwrap_or(0)
+    /// What may be in a chunk.
+    pub(super) fn hint(&self, chunk: usize) -> Hint {
+        self.chunks.get(chunk).map_or(Hint::NONE, |chunk| chunk.hint.get())
     }
 
-    pub(super) fn is_free(&self, slot: u32) -> bool {
-        LeaseState::of(self.word(slot)).is_none()
+    /// The words of a chunk, up to the end of use.
+    fn chunk(&self, file: &TableFile, number: usize) -> Result<&[u32]> {
+        let Some(chunk) = self.chunks.get(number) else { return Ok(&[]) };
+        if let Some(words) = chunk.words.get() {
+            return Ok(words);
+        }
+        let first = u32::try_from(number).unwrap_or(u32::MAX).saturating_mul(CHUNK);
+        let count = self.end.saturating_sub(first).min(CHUNK);
+        let mut bytes = vec![0; 4 * count as usize];
+        file.read(&mut bytes, header::word_at(first))?;
+        Ok(chunk
+            .words
+            .get_or_init(|| bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()))
     }
 
-    /// The next free slot from the cursor on, in turn; one that was given back after `rested` only when there is
-    /// no other.
-    pub(super) fn free_from(&self, cursor: u32, places: &[Interval], rested: u32) -> Option<u32> {
-        let cursor = u64::from(cursor);
-        let behind = places.iter().map(move |&(first, end)| (first.max(cursor), end));
-        let before = places.iter().map(move |&(first, end)| (first, end.min(cursor)));
-        let slots = behind.chain(before).flat_map(|(first, end)| first..end);
-        let mut resting = None;
-        for slot in slots.filter_map(|slot| u32::try_from(slot).ok()).filter(|slot| self.is_free(*slot)) {
-            match Free::of(self.word(slot)) {
-                Some(free) if free.since > rested => {
-                    if resting.is_none_or(|(since, _)| free.since < since) {
-                        resting = Some((free.since, slot));
-                    }
-                }
-                _ => return Some(slot),
+    /// As [`Self::chunk`], and has its hint fit.
+    pub(super) fn look(&self, file: &TableFile, number: usize) -> Result<&[u32]> {
+        let words = self.chunk(file, number)?;
+        let Some(chunk) = self.chunks.get(number).filter(|chunk| !chunk.fits.get()) else { return Ok(words) };
+        let mut fitting = words.iter().fold(Hint::NONE, |hint, word| hint.with(*word));
+        if words.len() < CHUNK as usize {
+            fitting = fitting.with(0);
+        }
+        // The next to be given is here, and would only write this again.
+        fitting.debris |= chunk.hint.get().debris && number == self.cursor_chunk();
+        self.set_hint(file, number, fitting)?;
+        chunk.fits.set(true);
+        Ok(words)
+    }
+
+    pub(super) fn word(&self, file: &TableFile, slot: u32) -> Result<u32> {
+        let (number, at) = place(slot);
+        Ok(self.chunk(file, number)?.get(at).copied().unwrap_or(0))
+    }
+
+    pub(super) fn set(&mut self, file: &TableFile, slot: u32, word: u32) -> Result<()> {
+        let (number, at) = place(slot);
+        self.set_hint(file, number, self.hint(number).with(word))?;
+        file.set_word(header::word_at(slot), word)?;
+        let Some(chunk) = self.chunks.get_mut(number) else { return Ok(()) };
+        chunk.fits.set(false);
+        if let Some(words) = chunk.words.get_mut() {
+            words.resize(words.len().max(at + 1), 0);
+            words[at] = word;
+        }
+        Ok(())
+    }
+
+    fn set_hint(&self, file: &TableFile, number: usize, hint: Hint) -> Result<()> {
+        let Some(chunk) = self.chunks.get(number).filter(|chunk| chunk.hint.get() != hint) else {
+            return Ok(());
+        };
+        file.write(&hint.encode(), header::hint_at(number))?;
+        chunk.hint.set(hint);
+        Ok(())
+    }
+
+    /// The slots with such words, all of them looked at.
+    pub(super) fn all(&self, file: &TableFile, wanted: impl Fn(u32) -> bool) -> Result<Vec<(u32, u32)>> {
+        let mut found = Vec::new();
+        for number in 0..self.chunks.len() {
+            found.extend(numbered(number, self.chunk(file, number)?).filter(|(_, word)| wanted(*word)));
+        }
+        Ok(found)
+    }
+
+    /// The slots with such words, looked for where a hint allows them; at most `limit`.
+    pub(super) fn hinted(
+        &self,
+        file: &TableFile,
+        hinted: impl Fn(Hint) -> bool,
+        wanted: impl Fn(u32) -> bool,
+        limit: usize,
+    ) -> Result<Vec<(u32, u32)>> {
+        let mut found = Vec::new();
+        let around = (self.cursor_chunk()..self.chunks.len()).chain(0..self.cursor_chunk());
+        for number in around.filter(|number| hinted(self.hint(*number))) {
+            let words = numbered(number, self.look(file, number)?).filter(|(_, word)| wanted(*word));
+            found.extend(words.take(limit - found.len()));
+            if found.len() == limit {
+                break;
             }
         }
-        resting.map(|(_, slot)| slot)
+        Ok(found)
+    }
+
+    /// Whether no slot is used. Hints find one that is; that there is none, all the words must say.
+    pub(super) fn is_empty(&self, file: &TableFile) -> Result<bool> {
+        let hinted = self.hinted(file, |hint| hint.used, is_used, 1)?;
+        Ok(hinted.is_empty() && self.hinted(file, |_| true, is_used, 1)?.is_empty())
+    }
+
+    /// Where the slot is that was given last, and the next most likely.
+    fn cursor_chunk(&self) -> usize {
+        place(self.cursor.saturating_sub(1)).0.min(self.chunks.len().saturating_sub(1))
     }
 }
 
-/// What lies behind the end of a file that was cut short reads as zero, which is "free".
-pub(super) fn read_or_zero(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<()> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], at + filled as u64) {
-            Ok(0) => {
-                bytes[filled..].fill(0);
-                return Ok(());
-            }
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+pub(super) fn is_used(word: u32) -> bool {
+    LeaseState::of(word).is_some()
+}
+
+/// The chunk of a slot, and where in it.
+fn place(slot: u32) -> (usize, usize) {
+    ((slot / CHUNK) as usize, (slot % CHUNK) as usize)
+}
+
+fn numbered(chunk: usize, words: &[u32]) -> impl Iterator<Item = (u32, u32)> {
+    let first = u32::try_from(chunk).unwrap_or(u32::MAX).saturating_mul(CHUNK);
+    (first..).zip(words.iter().copied())
 }

@@ -1,0 +1,216 @@
+//! Which free place is given next: the first behind the cursor that has rested, in turn, or the one that has
+//! rested longest when none has rested enough.
+
+use std::ops::Range;
+
+use super::file::TableFile;
+use super::free::Free;
+use super::hint::CHUNK;
+use super::words::Words;
+use crate::Result;
+use crate::segment::Interval;
+
+/// Looks only where hints allow such a place, so that a look costs what a chunk costs; in all `places` before it
+/// says that there is none.
+pub(super) fn vacancy(
+    words: &Words,
+    file: &TableFile,
+    places: &[Interval],
+    rested: u32,
+) -> Result<Option<u32>> {
+    let search = Search { words, file, parts: parts(places, words.cursor()), rested };
+    if let Some(slot) = search.by_hints()? {
+        return Ok(Some(slot));
+    }
+    for part in &search.parts {
+        words.look(file, part.chunk)?;
+    }
+    search.by_hints()
+}
+
+/// A part of a chunk.
+#[derive(Debug, Clone)]
+struct Part {
+    chunk: usize,
+    within: Range<u32>,
+}
+
+/// The chunks of places, from the cursor on and then those before it.
+fn parts(places: &[Interval], cursor: u32) -> Vec<Part> {
+    let cursor = u64::from(cursor);
+    let behind = places.iter().map(|&(first, end)| (first.max(cursor), end));
+    let before = places.iter().map(|&(first, end)| (first, end.min(cursor)));
+    let mut parts = Vec::new();
+    for (first, end) in behind.chain(before) {
+        let slot = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let (mut first, end) = (slot(first), slot(end));
+        while first < end {
+            let chunk = first / CHUNK;
+            let next = end.min((chunk + 1).saturating_mul(CHUNK));
+            let start = chunk * CHUNK;
+            parts.push(Part { chunk: chunk as usize, within: first - start..next - start });
+            first = next;
+        }
+    }
+    parts
+}
+
+struct Search<'a> {
+    words: &'a Words,
+    file: &'a TableFile,
+    parts: Vec<Part>,
+    /// What was given back later than this rests.
+    rested: u32,
+}
+
+impl Search<'_> {
+    fn by_hints(&self) -> Result<Option<u32>> {
+        match self.first_rested()? {
+            Some(slot) => Ok(Some(slot)),
+            None => self.longest_resting(),
+        }
+    }
+
+    fn first_rested(&self) -> Result<Option<u32>> {
+        for part in self.parts.iter().filter(|part| self.words.hint(part.chunk).free_since <= self.rested) {
+            if let Some((_, slot)) = self.free(part)?.find(|(since, _)| *since <= self.rested) {
+                return Ok(Some(slot));
+            }
+        }
+        Ok(None)
+    }
+
+    fn longest_resting(&self) -> Result<Option<u32>> {
+        let since = |part: &Part| self.words.hint(part.chunk).free_since;
+        let mut by_time: Vec<(u32, &Part)> = self.parts.iter().map(|part| (since(part), part)).collect();
+        by_time.retain(|(since, _)| *since != u32::MAX);
+        by_time.sort_by_key(|(since, _)| *since);
+        let mut longest: Option<(u32, u32)> = None;
+        for (since, part) in by_time {
+            if longest.is_some_and(|(longest, _)| longest <= since) {
+                break;
+            }
+            let here = self.free(part)?.min_by_key(|(since, _)| *since);
+            longest = longest.into_iter().chain(here).min_by_key(|(since, _)| *since);
+        }
+        Ok(longest.map(|(_, slot)| slot))
+    }
+
+    /// When each free slot of a part was given back.
+    fn free<'a>(&'a self, part: &'a Part) -> Result<impl Iterator<Item = (u32, u32)> + use<'a>> {
+        let words = self.words.look(self.file, part.chunk)?;
+        let first = u32::try_from(part.chunk).unwrap_or(u32::MAX).saturating_mul(CHUNK);
+        Ok(part.within.clone().filter_map(move |at| {
+            let word = words.get(at as usize).copied().unwrap_or(0);
+            Free::of(word).map(|free| (free.since, first + at))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::header;
+    use super::super::hint::{self, Hint};
+    use super::*;
+
+    const SLOTS: u32 = 3 * CHUNK;
+    const RESTED: u32 = 100;
+
+    /// A table whose chunks are full but for a few places.
+    #[derive(Debug, Clone)]
+    struct Filled {
+        words: Vec<u32>,
+        cursor: u32,
+        places: Vec<Interval>,
+    }
+
+    fn filled() -> impl Strategy<Value = Filled> {
+        let free = prop::collection::vec((0..SLOTS, prop_oneof![Just(0), 90..110u32, 101..110u32]), 0..6);
+        let places = prop_oneof![
+            Just(vec![(0, u64::from(SLOTS))]),
+            Just(vec![(2, 1000), (1030, 1031), (1500, 3071)]),
+            (0..3000u64).prop_map(|first| vec![(first, first + 60)]),
+        ];
+        (free, 0..=SLOTS, places).prop_map(|(free, cursor, places)| {
+            let mut words = vec![2; SLOTS as usize];
+            for (slot, since) in free {
+                words[slot as usize] = Free { since, lingers: false }.encode();
+            }
+            Filled { words, cursor, places }
+        })
+    }
+
+    /// What would be given if every word was read: what has rested, and when what has not was given back.
+    fn expected(filled: &Filled) -> (Option<u32>, Option<u32>) {
+        let cursor = u64::from(filled.cursor);
+        let behind = filled.places.iter().map(|&(first, end)| (first.max(cursor), end));
+        let before = filled.places.iter().map(|&(first, end)| (first, end.min(cursor)));
+        let slots = behind.chain(before).flat_map(|(first, end)| first..end);
+        let free: Vec<(u32, u32)> = slots
+            .filter_map(|slot| {
+                let slot = u32::try_from(slot).unwrap();
+                Free::of(filled.words[slot as usize]).map(|free| (free.since, slot))
+            })
+            .collect();
+        let rested = free.iter().find(|(since, _)| *since <= RESTED).map(|(_, slot)| *slot);
+        (rested, free.iter().map(|(since, _)| *since).min())
+    }
+
+    fn table(filled: &Filled, hints: &[Hint]) -> (TableFile, Words) {
+        let file = TableFile::new(tempfile::tempfile().unwrap(), "table".into());
+        for (at, number) in [(header::CURSOR_AT, filled.cursor), (header::END_AT, SLOTS)] {
+            file.set_word(at as u64, number).unwrap();
+        }
+        let words: Vec<u8> = filled.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        file.write(&words, header::word_at(0)).unwrap();
+        for (chunk, hint) in hints.iter().enumerate() {
+            file.write(&hint.encode(), header::hint_at(chunk)).unwrap();
+        }
+        let mut page = [0; header::SIZE];
+        file.read(&mut page, 0).unwrap();
+        (file, Words::new(&page, SLOTS))
+    }
+
+    proptest! {
+        #[test]
+        fn hints_that_allow_more_than_there_is_change_nothing(
+            filled in filled(),
+            wider in prop::collection::vec(prop_oneof![Just(u32::MAX), 0..110u32], 3),
+        ) {
+            let chunks = filled.words.chunks(CHUNK as usize);
+            let hints: Vec<Hint> = chunks.zip(&wider).map(|(words, since)| {
+                let hint = words.iter().fold(Hint::NONE, |hint, word| hint.with(*word));
+                Hint { free_since: hint.free_since.min(*since), ..hint }
+            }).collect();
+            let (file, words) = table(&filled, &hints);
+            let found = vacancy(&words, &file, &filled.places, RESTED).unwrap();
+            match expected(&filled) {
+                (Some(slot), _) => prop_assert_eq!(found, Some(slot)),
+                (None, Some(since)) => {
+                    let word = filled.words[found.unwrap() as usize];
+                    prop_assert_eq!(Free::of(word).unwrap().since, since);
+                }
+                (None, None) => prop_assert_eq!(found, None),
+            }
+        }
+
+        #[test]
+        fn damaged_hints_hide_no_place(
+            filled in filled(),
+            damaged in prop::collection::vec(any::<[u8; hint::SIZE]>(), 3),
+        ) {
+            let hints: Vec<Hint> = damaged.iter().map(Hint::decode).collect();
+            let (file, words) = table(&filled, &hints);
+            let found = vacancy(&words, &file, &filled.places, RESTED).unwrap();
+            let (rested, since) = expected(&filled);
+            prop_assert_eq!(found.is_some(), rested.is_some() || since.is_some());
+            if let Some(slot) = found {
+                prop_assert!(Free::of(filled.words[slot as usize]).is_some());
+                let within = |(first, end): &Interval| (*first..*end).contains(&u64::from(slot));
+                prop_assert!(filled.places.iter().any(within));
+            }
+        }
+    }
+}
