@@ -84,7 +84,7 @@ impl Deed {
             Self::Gone { .. } | Self::Companion { .. } => Ok(()),
             Self::Turn { cursor } => {
                 let slots = &mut leases.slots;
-                slots.words.set_cursor(&slots.file, cursor)
+                slots.file.set_word(super::header::CURSOR_AT as u64, cursor)
             }
             Self::Extend => leases.extend(),
         }

@@ -15,9 +15,10 @@ pub(super) type Page = [u8; SIZE];
 /// Bytes of the part that says what the table is, with the checksum at its end.
 pub(super) const FIXED: usize = 96;
 const SUM_AT: usize = 88;
-/// Where the words that change begin: cursor, end of use, what was switched on, on which side the index is.
+/// Where the words that change begin: cursor and end of use, which are one aligned word of 64 bits; what was switched
+/// on; on which side the index is.
 pub(super) const CURSOR_AT: usize = 128;
-pub(super) const END_AT: usize = 132;
+pub(super) const END_AT: usize = CURSOR_AT + 4;
 pub(super) const SWITCHED_AT: usize = 136;
 pub(super) const SIDE_AT: usize = 140;
 /// Where the segments are, and the bytes of each.

@@ -15,10 +15,13 @@ const WINDOW: u32 = 16;
 const PROBES: u32 = 1024;
 
 /// An index in the file. A table that grows gets one of another size; one that is made anew is on the other side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Index {
     bits: u32,
     side: bool,
+    /// The cells that were read last, as they are now, and which they are: who asks for a tag often writes it next.
+    first: u32,
+    read: Vec<u64>,
 }
 
 /// What a cell says.
@@ -44,38 +47,43 @@ impl Entry {
 
 impl Index {
     pub(super) fn new(slots: u32, side: bool) -> Self {
-        Self { bits: slots.max(WINDOW).next_power_of_two().trailing_zeros() + 1, side }
+        let bits = slots.max(WINDOW).next_power_of_two().trailing_zeros() + 1;
+        Self { bits, side, first: 0, read: Vec::new() }
     }
 
-    pub(super) fn side(self) -> bool {
+    pub(super) fn side(&self) -> bool {
         self.side
     }
 
-    /// Room for one that is made while this one counts.
-    pub(super) fn other_side(self) -> Self {
-        Self { side: !self.side, ..self }
+    /// What a table of so many slots has, if that is another one.
+    pub(super) fn for_slots(&self, slots: u32) -> Option<Self> {
+        Some(Self::new(slots, self.side)).filter(|other| other.bits != self.bits)
     }
 
-    fn cells(self) -> u32 {
+    /// Room for one that is made while this one counts.
+    pub(super) fn other_side(&self) -> Self {
+        Self { side: !self.side, read: Vec::new(), ..*self }
+    }
+
+    fn cells(&self) -> u32 {
         1 << self.bits
     }
 
     /// Where the search for a tag begins. Similar names have similar tags: Fibonacci hashing spreads them.
-    fn home(self, tag: u32) -> u32 {
+    fn home(&self, tag: u32) -> u32 {
         tag.wrapping_mul(0x9e37_79b1) >> (32 - self.bits)
     }
 
-    fn way(self, tag: u32) -> impl Iterator<Item = u32> {
-        let home = self.home(tag);
-        (0..self.cells().min(PROBES)).map(move |step| (home + step) & (self.cells() - 1))
+    fn way(&self, tag: u32) -> impl Iterator<Item = u32> + use<> {
+        let (home, cells) = (self.home(tag), self.cells());
+        (0..cells.min(PROBES)).map(move |step| (home + step) & (cells - 1))
     }
 
     /// The slots that may have this tag.
-    pub(super) fn slots(self, file: &TableFile, tag: u32) -> Result<Vec<u32>> {
-        let mut cells = Cells::new(self, file);
+    pub(super) fn slots(&mut self, file: &TableFile, tag: u32) -> Result<Vec<u32>> {
         let mut slots = Vec::new();
         for at in self.way(tag) {
-            match cells.get(at)? {
+            match self.get(file, at)? {
                 Some(entry) if entry.tag == tag => slots.push(entry.slot),
                 Some(_) => {}
                 None => break,
@@ -85,12 +93,11 @@ impl Index {
     }
 
     /// Whether there was room.
-    pub(super) fn insert(self, file: &TableFile, entry: Entry) -> Result<bool> {
-        let mut cells = Cells::new(self, file);
+    pub(super) fn insert(&mut self, file: &TableFile, entry: Entry) -> Result<bool> {
         for at in self.way(entry.tag) {
-            match cells.get(at)? {
+            match self.get(file, at)? {
                 None => {
-                    cells.set(at, Some(entry))?;
+                    self.set(file, at, Some(entry))?;
                     return Ok(true);
                 }
                 Some(there) if there == entry => return Ok(true),
@@ -101,17 +108,16 @@ impl Index {
     }
 
     /// Removes an entry, and what a crash has left of moving it.
-    pub(super) fn remove(self, file: &TableFile, entry: Entry) -> Result<()> {
-        let mut cells = Cells::new(self, file);
-        while let Some(at) = self.locate(&mut cells, entry)? {
-            self.empty(&mut cells, at)?;
+    pub(super) fn remove(&mut self, file: &TableFile, entry: Entry) -> Result<()> {
+        while let Some(at) = self.locate(file, entry)? {
+            self.empty(file, at)?;
         }
         Ok(())
     }
 
-    fn locate(self, cells: &mut Cells<'_>, entry: Entry) -> Result<Option<u32>> {
+    fn locate(&mut self, file: &TableFile, entry: Entry) -> Result<Option<u32>> {
         for at in self.way(entry.tag) {
-            match cells.get(at)? {
+            match self.get(file, at)? {
                 Some(there) if there == entry => return Ok(Some(at)),
                 Some(_) => {}
                 None => break,
@@ -121,28 +127,27 @@ impl Index {
     }
 
     /// Moves up what an empty cell would cut off from its home, one after the other.
-    fn empty(self, cells: &mut Cells<'_>, mut gap: u32) -> Result<()> {
+    fn empty(&mut self, file: &TableFile, mut gap: u32) -> Result<()> {
         let mask = self.cells() - 1;
         let mut at = gap;
         for _ in 1..self.cells() {
             at = (at + 1) & mask;
-            let Some(entry) = cells.get(at)? else { break };
+            let Some(entry) = self.get(file, at)? else { break };
             let from_home = at.wrapping_sub(self.home(entry.tag)) & mask;
             let from_gap = at.wrapping_sub(gap) & mask;
             if from_home >= from_gap {
-                cells.set(gap, Some(entry))?;
+                self.set(file, gap, Some(entry))?;
                 gap = at;
             }
         }
-        cells.set(gap, None)
+        self.set(file, gap, None)
     }
 
     /// Makes this the index of nothing but these; to be called before anybody uses it.
-    pub(super) fn fill(self, file: &TableFile, entries: impl Iterator<Item = Entry>) -> Result<()> {
-        let mut cells = Cells::new(self, file);
+    pub(super) fn fill(&mut self, file: &TableFile, entries: impl Iterator<Item = Entry>) -> Result<()> {
         for at in 0..self.cells() {
-            if cells.get(at)?.is_some() {
-                cells.set(at, None)?;
+            if self.get(file, at)?.is_some() {
+                self.set(file, at, None)?;
             }
         }
         for entry in entries {
@@ -153,39 +158,15 @@ impl Index {
 
     /// What is in all its cells.
     #[cfg(test)]
-    pub(super) fn entries(self, file: &TableFile) -> Result<Vec<Entry>> {
-        let mut cells = Cells::new(self, file);
-        (0..self.cells()).filter_map(|at| cells.get(at).transpose()).collect()
-    }
-}
-
-/// Cells of an index, some of which were read.
-struct Cells<'a> {
-    index: Index,
-    file: &'a TableFile,
-    /// Which they are.
-    first: u32,
-    read: Vec<u64>,
-}
-
-impl<'a> Cells<'a> {
-    fn new(index: Index, file: &'a TableFile) -> Self {
-        Self { index, file, first: 0, read: Vec::new() }
+    pub(super) fn entries(&mut self, file: &TableFile) -> Result<Vec<Entry>> {
+        (0..self.cells()).filter_map(|at| self.get(file, at).transpose()).collect()
     }
 
-    fn at(&self, cell: u32) -> u64 {
-        header::index_at(self.index.cells(), self.index.side) + 8 * u64::from(cell)
-    }
-
-    fn place(&self, cell: u32) -> usize {
-        cell.wrapping_sub(self.first) as usize
-    }
-
-    fn get(&mut self, cell: u32) -> Result<Option<Entry>> {
+    fn get(&mut self, file: &TableFile, cell: u32) -> Result<Option<Entry>> {
         if self.place(cell) >= self.read.len() {
             let mut bytes = [0; 8 * WINDOW as usize];
-            let count = (self.index.cells() - cell).min(WINDOW) as usize;
-            self.file.read(&mut bytes[..8 * count], self.at(cell))?;
+            let count = (self.cells() - cell).min(WINDOW) as usize;
+            file.read(&mut bytes[..8 * count], self.at(cell))?;
             self.first = cell;
             self.read.clear();
             self.read.extend(bytes.as_chunks().0[..count].iter().map(|bytes| u64::from_le_bytes(*bytes)));
@@ -193,14 +174,22 @@ impl<'a> Cells<'a> {
         Ok(Entry::decode(self.read[self.place(cell)]))
     }
 
-    fn set(&mut self, cell: u32, entry: Option<Entry>) -> Result<()> {
+    fn set(&mut self, file: &TableFile, cell: u32, entry: Option<Entry>) -> Result<()> {
         let encoded = Entry::encode(entry);
-        self.file.write(&encoded.to_le_bytes(), self.at(cell))?;
+        file.write(&encoded.to_le_bytes(), self.at(cell))?;
         let place = self.place(cell);
         if let Some(read) = self.read.get_mut(place) {
             *read = encoded;
         }
         Ok(())
+    }
+
+    fn at(&self, cell: u32) -> u64 {
+        header::index_at(self.cells(), self.side) + 8 * u64::from(cell)
+    }
+
+    fn place(&self, cell: u32) -> usize {
+        cell.wrapping_sub(self.first) as usize
     }
 }
 
@@ -214,7 +203,7 @@ mod tests {
         TableFile::new(tempfile::tempfile().unwrap(), "table".into())
     }
 
-    fn knows(index: Index, file: &TableFile, entry: Entry) -> bool {
+    fn knows(index: &mut Index, file: &TableFile, entry: Entry) -> bool {
         index.slots(file, entry.tag).unwrap().contains(&entry.slot)
     }
 
@@ -237,7 +226,7 @@ mod tests {
         fn an_entry_is_found_until_it_is_removed_whatever_dies_between_two_writes(
             steps in prop::collection::vec(step(), 1..80)
         ) {
-            let (file, index) = (file(), Index::new(16, false));
+            let (file, mut index) = (file(), Index::new(16, false));
             // A slot is of one tag.
             let mut of_slot = std::collections::BTreeMap::new();
             let mut deaths = 0;
@@ -258,7 +247,7 @@ mod tests {
                     _ => {}
                 }
                 for (slot, tag) in &of_slot {
-                    let known = knows(index, &file, Entry { tag: *tag, slot: *slot });
+                    let known = knows(&mut index, &file, Entry { tag: *tag, slot: *slot });
                     prop_assert!(known, "slot {}", slot);
                 }
                 let left = index.entries(&file).unwrap().len() - of_slot.len();
@@ -269,14 +258,14 @@ mod tests {
 
     #[test]
     fn an_index_that_is_made_anew_has_nothing_that_was_there_before() {
-        let (file, index) = (file(), Index::new(4096, true));
+        let (file, mut index) = (file(), Index::new(4096, true));
         let entry = |slot: u32| Entry { tag: slot << 2, slot };
         index.fill(&file, (0..4096).map(entry)).unwrap();
         index.fill(&file, (4..4096).step_by(2).map(entry)).unwrap();
         let mut entries: Vec<u32> = index.entries(&file).unwrap().iter().map(|entry| entry.slot).collect();
         entries.sort_unstable();
         assert_eq!(entries, (4..4096).step_by(2).collect::<Vec<_>>());
-        assert!(knows(index, &file, entry(4)) && !knows(index, &file, entry(5)));
-        assert!(!knows(index.other_side(), &file, entry(4)), "has its own room");
+        assert!(knows(&mut index, &file, entry(4)) && !knows(&mut index, &file, entry(5)));
+        assert!(!knows(&mut index.other_side(), &file, entry(4)), "has its own room");
     }
 }

@@ -121,7 +121,7 @@ impl<'a> LockedLeases<'a> {
             }
         };
         if address.is_none() {
-            self.slots.words.set_cursor(&self.slots.file, slot + 1)?;
+            self.slots.words.advance(&self.slots.file, slot)?;
         }
         let given = given(slot, self.address(slot));
         self.put(slot, owner, netns, given)

@@ -1,6 +1,6 @@
 //! The slots of an open table: words, index and records, written in the order that a crash cannot hurt.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use super::file::TableFile;
 use super::free::Free;
@@ -15,30 +15,32 @@ use crate::Result;
 pub(super) struct Slots {
     pub(super) file: TableFile,
     pub(super) words: Words,
-    index: Cell<Index>,
+    index: RefCell<Index>,
 }
 
 impl Slots {
     pub(super) fn new(file: TableFile, page: &Page, slots: u32) -> Self {
         let side = header::word(page, header::SIDE_AT) != 0;
-        Self { file, words: Words::new(page, slots), index: Cell::new(Index::new(slots, side)) }
+        Self { file, words: Words::new(page, slots), index: RefCell::new(Index::new(slots, side)) }
     }
 
-    /// What a table of more slots has for an index, complete.
-    pub(super) fn index_for(&self, slots: u32) -> Result<Index> {
-        let index = Index::new(slots, self.index.get().side());
-        if index != self.index.get() {
+    /// What a table of more slots has for an index, complete; `None` when it is the same.
+    pub(super) fn index_for(&self, slots: u32) -> Result<Option<Index>> {
+        let mut index = self.index.borrow().for_slots(slots);
+        if let Some(index) = &mut index {
             index.fill(&self.file, self.entries()?)?;
         }
         Ok(index)
     }
 
     /// To be called once the header says that there are so many, with what [`Self::index_for`] gave.
-    pub(super) fn grow(&mut self, slots: u32, index: Index) -> Result<()> {
+    pub(super) fn grow(&mut self, slots: u32, index: Option<Index>) -> Result<()> {
         let mut page = [0; header::SIZE];
         self.file.read(&mut page, 0)?;
         self.words.grow(&page, slots);
-        self.index.set(index);
+        if let Some(index) = index {
+            self.index = RefCell::new(index);
+        }
         Ok(())
     }
 
@@ -78,7 +80,8 @@ impl Slots {
     /// The used slots with a tag that the index knows, and their words.
     pub(super) fn indexed(&self, tag: u32) -> Result<Vec<(u32, u32)>> {
         let mut found = Vec::new();
-        for slot in self.index.get().slots(&self.file, tag)? {
+        let slots = self.index.borrow_mut().slots(&self.file, tag)?;
+        for slot in slots {
             let word = self.word(slot)?;
             if is_used(word) && word & !STATE_MASK == tag {
                 found.push((slot, word));
@@ -117,26 +120,27 @@ impl Slots {
     /// is complete.
     pub(super) fn enter(&self, tag: u32, slot: u32) -> Result<()> {
         let entry = Entry { tag, slot };
-        if self.index.get().insert(&self.file, entry)? {
+        let mut index = self.index.borrow_mut();
+        if index.insert(&self.file, entry)? {
             return Ok(());
         }
-        let index = self.index.get().other_side();
-        index.fill(&self.file, self.entries()?.chain([entry]))?;
-        self.file.set_word(header::SIDE_AT as u64, u32::from(index.side()))?;
-        self.index.set(index);
+        let mut other = index.other_side();
+        other.fill(&self.file, self.entries()?.chain([entry]))?;
+        self.file.set_word(header::SIDE_AT as u64, u32::from(other.side()))?;
+        *index = other;
         Ok(())
     }
 
     /// How many cells of the index say anything.
     #[cfg(test)]
     pub(super) fn cells(&self) -> Result<usize> {
-        Ok(self.index.get().entries(&self.file)?.len())
+        Ok(self.index.borrow_mut().entries(&self.file)?.len())
     }
 
     fn leave(&self, slot: u32, before: u32) -> Result<()> {
         if !is_used(before) {
             return Ok(());
         }
-        self.index.get().remove(&self.file, Entry { tag: before & !STATE_MASK, slot })
+        self.index.borrow_mut().remove(&self.file, Entry { tag: before & !STATE_MASK, slot })
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn take_over(
     header: &Header,
     imported: &[(IpAddr, Owner)],
 ) -> Result<()> {
-    let mut cursor = 0;
+    let mut last = None;
     let mut taken = BTreeSet::new();
     let of_owner: HashMap<&Owner, Ipv6Addr> = imported
         .iter()
@@ -30,7 +30,7 @@ pub(super) fn take_over(
         .collect();
     let slot6 = |address| ranges.v6.as_ref().and_then(|range| range.slot(address));
     let mut put = |slot: u32, owner: &Owner, given: Given| -> Result<()> {
-        if slot >= header.segments.slots() || !taken.insert(slot) {
+        if !taken.insert(slot) {
             return Ok(());
         }
         let record = Record { owner: owner.clone(), netns: NetnsId { dev: 0, ino: 0 }, given };
@@ -43,11 +43,11 @@ pub(super) fn take_over(
         given.address6 = of_owner.get(owner).copied();
         given.gateway6 = given.address6.and(ranges.v6.as_ref()).map(|range| range.gateway);
         put(slot, owner, given)?;
-        cursor = cursor.max(slot + 1);
+        last = last.max(Some(slot));
     }
     for (address, owner) in imported {
         let IpAddr::V6(address) = address else { continue };
-        let Some(slot) = slot6(*address) else { continue };
+        let Some(slot) = slot6(*address).filter(|slot| *slot < header.segments.slots()) else { continue };
         if !ranges.v4.is_empty() {
             put(slot, owner, Given::nothing(LeaseKind::Companion))?;
             continue;
@@ -56,7 +56,7 @@ pub(super) fn take_over(
         given.address6 = Some(*address);
         given.gateway6 = ranges.v6.as_ref().map(|range| range.gateway);
         put(slot, owner, given)?;
-        cursor = cursor.max(slot + 1);
+        last = last.max(Some(slot));
     }
-    slots.words.set_cursor(&slots.file, cursor)
+    last.map_or(Ok(()), |slot| slots.words.advance(&slots.file, slot))
 }

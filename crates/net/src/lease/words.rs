@@ -50,17 +50,21 @@ impl Words {
         self.cursor
     }
 
-    pub(super) fn set_cursor(&mut self, file: &TableFile, cursor: u32) -> Result<()> {
-        file.set_word(header::CURSOR_AT as u64, cursor)?;
-        self.cursor = cursor;
-        Ok(())
+    /// Has the cursor behind a slot, and the end of use, which is to come before anything says that it is used.
+    pub(super) fn advance(&mut self, file: &TableFile, slot: u32) -> Result<()> {
+        self.set_behind(file, slot + 1, self.end.max(slot + 1))
     }
 
-    /// Has the end of use behind a slot, which is to come before anything says that it is used.
+    /// Has the end of use behind a slot.
     pub(super) fn reach(&mut self, file: &TableFile, slot: u32) -> Result<()> {
-        if slot >= self.end {
-            file.set_word(header::END_AT as u64, slot + 1)?;
-            self.end = slot + 1;
+        self.set_behind(file, self.cursor, self.end.max(slot + 1))
+    }
+
+    fn set_behind(&mut self, file: &TableFile, cursor: u32, end: u32) -> Result<()> {
+        if (self.cursor, self.end) != (cursor, end) {
+            let both = u64::from(end) << 32 | u64::from(cursor);
+            file.write(&both.to_le_bytes(), header::CURSOR_AT as u64)?;
+            (self.cursor, self.end) = (cursor, end);
         }
         Ok(())
     }
