@@ -18,47 +18,28 @@ pub(super) fn vacancy(
     places: &[Interval],
     rested: u32,
 ) -> Result<Option<u32>> {
-    let search = Search { words, file, parts: parts(places, words.cursor()), rested };
+    let search = Search { words, file, places, rested };
     if let Some(slot) = search.by_hints()? {
         return Ok(Some(slot));
     }
-    for part in &search.parts {
+    for part in search.parts() {
         words.look(file, part.chunk)?;
     }
     search.by_hints()
 }
 
 /// A part of a chunk.
-#[derive(Debug, Clone)]
 struct Part {
     chunk: usize,
+    /// Its first slot.
+    start: u32,
     within: Range<u32>,
-}
-
-/// The chunks of places, from the cursor on and then those before it.
-fn parts(places: &[Interval], cursor: u32) -> Vec<Part> {
-    let cursor = u64::from(cursor);
-    let behind = places.iter().map(|&(first, end)| (first.max(cursor), end));
-    let before = places.iter().map(|&(first, end)| (first, end.min(cursor)));
-    let mut parts = Vec::new();
-    for (first, end) in behind.chain(before) {
-        let slot = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        let (mut first, end) = (slot(first), slot(end));
-        while first < end {
-            let chunk = first / CHUNK;
-            let next = end.min((chunk + 1).saturating_mul(CHUNK));
-            let start = chunk * CHUNK;
-            parts.push(Part { chunk: chunk as usize, within: first - start..next - start });
-            first = next;
-        }
-    }
-    parts
 }
 
 struct Search<'a> {
     words: &'a Words,
     file: &'a TableFile,
-    parts: Vec<Part>,
+    places: &'a [Interval],
     /// What was given back later than this rests.
     rested: u32,
 }
@@ -71,18 +52,21 @@ impl Search<'_> {
         }
     }
 
+    /// A hint that allowed too much is made to fit.
     fn first_rested(&self) -> Result<Option<u32>> {
-        for part in self.parts.iter().filter(|part| self.words.hint(part.chunk).free_since <= self.rested) {
-            if let Some((_, slot)) = self.free(part)?.find(|(since, _)| *since <= self.rested) {
+        for part in self.parts().filter(|part| self.words.hint(part.chunk).free_since <= self.rested) {
+            let mut free = part.free(self.words.chunk(self.file, part.chunk)?);
+            if let Some((_, slot)) = free.find(|(since, _)| *since <= self.rested) {
                 return Ok(Some(slot));
             }
+            self.words.look(self.file, part.chunk)?;
         }
         Ok(None)
     }
 
     fn longest_resting(&self) -> Result<Option<u32>> {
-        let since = |part: &Part| self.words.hint(part.chunk).free_since;
-        let mut by_time: Vec<(u32, &Part)> = self.parts.iter().map(|part| (since(part), part)).collect();
+        let mut by_time: Vec<(u32, Part)> =
+            self.parts().map(|part| (self.words.hint(part.chunk).free_since, part)).collect();
         by_time.retain(|(since, _)| *since != u32::MAX);
         by_time.sort_by_key(|(since, _)| *since);
         let mut longest: Option<(u32, u32)> = None;
@@ -90,20 +74,39 @@ impl Search<'_> {
             if longest.is_some_and(|(longest, _)| longest <= since) {
                 break;
             }
-            let here = self.free(part)?.min_by_key(|(since, _)| *since);
+            let words = self.words.look(self.file, part.chunk)?;
+            let here = part.free(words).min_by_key(|(since, _)| *since);
             longest = longest.into_iter().chain(here).min_by_key(|(since, _)| *since);
         }
         Ok(longest.map(|(_, slot)| slot))
     }
 
-    /// When each free slot of a part was given back.
-    fn free<'a>(&'a self, part: &'a Part) -> Result<impl Iterator<Item = (u32, u32)> + use<'a>> {
-        let words = self.words.look(self.file, part.chunk)?;
-        let first = u32::try_from(part.chunk).unwrap_or(u32::MAX).saturating_mul(CHUNK);
-        Ok(part.within.clone().filter_map(move |at| {
+    /// The chunks of the places, from the cursor on and then those before it.
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let cursor = u64::from(self.words.cursor());
+        let behind = self.places.iter().map(move |&(first, end)| (first.max(cursor), end));
+        let before = self.places.iter().map(move |&(first, end)| (first, end.min(cursor)));
+        behind.chain(before).flat_map(|(first, end)| {
+            let slot = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+            let (first, end) = (slot(first), slot(end));
+            let chunks = if first < end { first / CHUNK..end.div_ceil(CHUNK) } else { 0..0 };
+            chunks.map(move |chunk| {
+                let start = chunk * CHUNK;
+                let within = first.saturating_sub(start)..(end - start).min(CHUNK);
+                Part { chunk: chunk as usize, start, within }
+            })
+        })
+    }
+}
+
+impl Part {
+    /// When each of its free slots was given back, and which it is.
+    fn free<'a>(&self, words: &'a [u32]) -> impl Iterator<Item = (u32, u32)> + use<'a> {
+        let start = self.start;
+        self.within.clone().filter_map(move |at| {
             let word = words.get(at as usize).copied().unwrap_or(0);
-            Free::of(word).map(|free| (free.since, first + at))
-        }))
+            Free::of(word).map(|free| (free.since, start + at))
+        })
     }
 }
 

@@ -75,7 +75,7 @@ impl Words {
     }
 
     /// The words of a chunk, up to the end of use.
-    fn chunk(&self, file: &TableFile, number: usize) -> Result<&[u32]> {
+    pub(super) fn chunk(&self, file: &TableFile, number: usize) -> Result<&[u32]> {
         let Some(chunk) = self.chunks.get(number) else { return Ok(&[]) };
         if let Some(words) = chunk.words.get() {
             return Ok(words);
@@ -140,7 +140,8 @@ impl Words {
         Ok(found)
     }
 
-    /// The slots with such words, looked for where a hint allows them; at most `limit`.
+    /// The slots with such words, looked for where a hint allows them; at most `limit`. A hint that allowed too much
+    /// is made to fit.
     pub(super) fn hinted(
         &self,
         file: &TableFile,
@@ -151,8 +152,12 @@ impl Words {
         let mut found = Vec::new();
         let around = (self.cursor_chunk()..self.chunks.len()).chain(0..self.cursor_chunk());
         for number in around.filter(|number| hinted(self.hint(*number))) {
-            let words = numbered(number, self.look(file, number)?).filter(|(_, word)| wanted(*word));
-            found.extend(words.take(limit - found.len()));
+            let before = found.len();
+            let words = numbered(number, self.chunk(file, number)?).filter(|(_, word)| wanted(*word));
+            found.extend(words.take(limit - before));
+            if found.len() == before {
+                self.look(file, number)?;
+            }
             if found.len() == limit {
                 break;
             }
