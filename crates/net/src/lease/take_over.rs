@@ -60,3 +60,44 @@ pub(super) fn take_over(
     }
     last.map_or(Ok(()), |slot| slots.words.advance(&slots.file, slot))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::crashes::check;
+    use super::super::{LeaseStore, Owner};
+    use super::*;
+
+    #[test]
+    fn what_is_taken_over_is_known_to_the_index_and_to_hints() {
+        let dir = tempfile::tempdir().unwrap();
+        let import = dir.path().join("host-local");
+        std::fs::create_dir(&import).unwrap();
+        for (address, id) in
+            [("10.0.0.9", "a"), ("fd00::9", "a"), ("10.0.7.1", "b"), ("fd00::11", "b"), ("10.9.9.9", "c")]
+        {
+            std::fs::write(import.join(address), format!("{id}\neth0")).unwrap();
+        }
+        let ranges = Ranges::of("10.0.0.0/16".parse().unwrap(), Some("fd00::/64".parse().unwrap()));
+        let tables = dir.path().join("tables");
+        let store = LeaseStore::new(&tables, &"pods".parse().unwrap(), ranges).unwrap();
+        let store = store.import_from(Some(import.clone()));
+        let owner = |id| Owner::new(id, "eth0".parse().unwrap()).unwrap();
+        // As it was begun, and as it is read.
+        for _ in 0..2 {
+            let leases = store.lock().unwrap();
+            check(&leases);
+            assert_eq!(leases.find(&owner("a")).unwrap().unwrap().address.to_string(), "10.0.0.9");
+            assert_eq!(leases.find(&owner("b")).unwrap().unwrap().address.to_string(), "10.0.7.1");
+            assert_eq!(leases.find(&owner("c")).unwrap(), None, "is of no subnet of the network");
+        }
+        let mut leases = store.lock().unwrap();
+        let next = leases.reserve(&owner("next"), NetnsId { dev: 4, ino: 1 }).unwrap();
+        assert_eq!(next.address.to_string(), "10.0.7.2");
+        for id in ["a", "b", "next"] {
+            let lease = leases.find(&owner(id)).unwrap().unwrap();
+            leases.release(&lease).unwrap();
+            check(&leases);
+        }
+        assert!(leases.is_empty() && leases.slots.cells().unwrap() == 0);
+    }
+}
