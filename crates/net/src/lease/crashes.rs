@@ -6,7 +6,7 @@ use dunnage_sys::netns::NetnsId;
 use proptest::prelude::*;
 
 use super::words::is_used;
-use super::{Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner};
+use super::{Given, Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner};
 use crate::{Ranges, Result};
 
 const NETNS: NetnsId = NetnsId { dev: 4, ino: 4_026_531_840 };
@@ -211,6 +211,28 @@ fn whatever_write_is_the_last_the_next_process_goes_on() {
         }
     }
     assert_eq!(pods(&store.lock().unwrap()).len(), 5);
+}
+
+#[test]
+fn an_address_that_is_asked_for_far_from_all_others_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = stores(dir.path(), "10.0.0.0/21");
+    attach(&mut store.lock().unwrap(), 0).unwrap();
+    let wanted = Some("10.0.5.7".parse().unwrap());
+    let given = |_, _| Given::nothing(LeaseKind::Attached);
+    let lease = store.lock().unwrap().reserve_with(&owner(1), NETNS, wanted, given).unwrap();
+    let mut leases = store.lock().unwrap();
+    check(&leases);
+    assert_eq!(leases.find(&owner(1)).unwrap(), Some(lease.clone()));
+    assert_eq!(leases.leases().unwrap().len(), 2);
+    leases.reserve_companion(&lease, 2047, "fd00::5".parse().unwrap()).unwrap();
+    drop(leases);
+    let mut leases = store.lock().unwrap();
+    check(&leases);
+    assert_eq!(leases.leases().unwrap().last().unwrap().slot, 2047);
+    let again = leases.reserve_with(&owner(2), NETNS, wanted, given).unwrap_err();
+    assert!(matches!(again, crate::Error::Taken { .. }), "{again}");
+    assert_eq!(attach(&mut leases, 2).unwrap().slot, 3, "the cursor stays where it was");
 }
 
 #[test]

@@ -4,9 +4,9 @@
 //! reboot, which the boot id in the header tells.
 //!
 //! ```text
-//! │ header, hints │ words           │ index              │ records                          │
-//! │ 4096 bytes    │ state and owner's │ owner's tag → slot, │ who has it and what was given,   │
-//! │               │ tag, 4 bytes/slot │ 16 bytes/slot       │ 192 bytes/slot                   │
+//! │ header, hints │ words                   │ index               │ records                         │
+//! │ 4096 bytes    │ state and owner's tag   │ owner's tag → slot  │ who has it, what was given      │
+//! │               │ 4 bytes/slot            │ 16 bytes/slot, more │ 192 bytes/slot                  │
 //! ```
 //!
 //! The words say what is taken, the records by whom. Hints and index save reading all words, so that attaching and

@@ -48,7 +48,7 @@ impl Slots {
         self.words.word(&self.file, slot)
     }
 
-    /// Writes who has a slot: end of use, record, index, word; and then what the index said before.
+    /// Writes who has a slot: end of use, record, index, word. The cell of whoever had it before goes last.
     pub(super) fn put(&mut self, slot: u32, record: &Record, state: LeaseState) -> Result<()> {
         let before = self.word(slot)?;
         let tag = record.owner.tag();

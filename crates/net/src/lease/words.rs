@@ -167,8 +167,14 @@ impl Words {
 
     /// Whether no slot is used. Hints find one that is; that there is none, all the words must say.
     pub(super) fn is_empty(&self, file: &TableFile) -> Result<bool> {
-        let hinted = self.hinted(file, |hint| hint.used, is_used, 1)?;
-        Ok(hinted.is_empty() && self.hinted(file, |_| true, is_used, 1)?.is_empty())
+        if !self.hinted(file, |hint| hint.used, is_used, 1)?.is_empty() {
+            return Ok(false);
+        }
+        let used = self.all(file, is_used)?;
+        for (slot, _) in &used {
+            self.look(file, place(*slot).0)?;
+        }
+        Ok(used.is_empty())
     }
 
     /// Where the slot is that was given last, and the next most likely.
