@@ -80,7 +80,7 @@ mod tests {
         let ranges = Ranges::of("10.0.0.0/16".parse().unwrap(), Some("fd00::/64".parse().unwrap()));
         let tables = dir.path().join("tables");
         let store = LeaseStore::new(&tables, &"pods".parse().unwrap(), ranges).unwrap();
-        let store = store.import_from(Some(import.clone()));
+        let store = store.import_from(Some(import));
         let owner = |id| Owner::new(id, "eth0".parse().unwrap()).unwrap();
         // As it was begun, and as it is read.
         for _ in 0..2 {
