@@ -15,7 +15,7 @@
 //! when word and record say it as well, and before something is destroyed or refused because nothing was found (a
 //! network without pods is removed, no address is left, a pod that is to be detached has no lease) all words are
 //! read. A DEL that comes twice, which is usual, reads them the second time: 256 KiB in a table of 65,536
-//! addresses that have all been used, some tens of microseconds. An ADD does not: whether its pod is attached
+//! addresses that have all been used, some fifty microseconds. An ADD does not: whether its pod is attached
 //! already it asks the index alone.
 //!
 //! Crash safety without a journal, by the order of writes: hint, record, index, word, so that what the word says is

@@ -92,7 +92,7 @@ impl Slots {
 
     /// As [`Self::indexed`], from all words.
     pub(super) fn tagged(&self, tag: u32) -> Result<Vec<(u32, u32)>> {
-        self.words.all(&self.file, |word| is_used(word) && word & !STATE_MASK == tag)
+        self.words.all(&self.file, |word| is_used(word) & (word & !STATE_MASK == tag))
     }
 
     pub(super) fn used(&self) -> Result<Vec<(u32, u32)>> {

@@ -3,10 +3,13 @@
 use std::cell::{Cell, OnceCell};
 
 use super::file::TableFile;
+use super::free::Free;
 use super::header::{self, Page};
 use super::hint::{CHUNK, Hint};
-use super::record::LeaseState;
 use crate::Result;
+
+/// Bytes of the words of a chunk.
+const BYTES: usize = 4 * CHUNK as usize;
 
 /// The words as they were when the lock was taken and as they were written since.
 #[derive(Debug)]
@@ -80,13 +83,21 @@ impl Words {
         if let Some(words) = chunk.words.get() {
             return Ok(words);
         }
-        let first = u32::try_from(number).unwrap_or(u32::MAX).saturating_mul(CHUNK);
+        let words = self.read(file, number, &mut [0; BYTES])?.collect();
+        Ok(chunk.words.get_or_init(|| words))
+    }
+
+    fn read<'a>(
+        &self,
+        file: &TableFile,
+        number: usize,
+        bytes: &'a mut [u8; BYTES],
+    ) -> Result<impl Iterator<Item = u32> + use<'a>> {
+        let first = first(number);
         let count = self.end.saturating_sub(first).min(CHUNK);
-        let mut bytes = vec![0; 4 * count as usize];
-        file.read(&mut bytes, header::word_at(first))?;
-        Ok(chunk
-            .words
-            .get_or_init(|| bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()))
+        let bytes = &mut bytes[..4 * count as usize];
+        file.read(bytes, header::word_at(first))?;
+        Ok(bytes.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)))
     }
 
     /// As [`Self::chunk`], and has its hint fit.
@@ -131,11 +142,23 @@ impl Words {
         Ok(())
     }
 
-    /// The slots with such words, all of them looked at.
+    /// The slots with such words, all of them looked at, and none kept.
     pub(super) fn all(&self, file: &TableFile, wanted: impl Fn(u32) -> bool) -> Result<Vec<(u32, u32)>> {
-        let mut found = Vec::new();
-        for number in 0..self.chunks.len() {
-            found.extend(numbered(number, self.chunk(file, number)?).filter(|(_, word)| wanted(*word)));
+        let (mut found, mut read, mut bytes) = (Vec::new(), Vec::new(), [0; BYTES]);
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            let words = match chunk.words.get() {
+                Some(words) => words,
+                None => {
+                    read.clear();
+                    read.extend(self.read(file, number, &mut bytes)?);
+                    &read
+                }
+            };
+            // Asked of all of them at once, which the processor does eight at a time; mostly there is none.
+            if words.iter().fold(false, |any, word| any | wanted(*word)) {
+                let words = (first(number)..).zip(words.iter().copied());
+                found.extend(words.filter(|(_, word)| wanted(*word)));
+            }
         }
         Ok(found)
     }
@@ -153,8 +176,8 @@ impl Words {
         let around = (self.cursor_chunk()..self.chunks.len()).chain(0..self.cursor_chunk());
         for number in around.filter(|number| hinted(self.hint(*number))) {
             let before = found.len();
-            let words = numbered(number, self.chunk(file, number)?).filter(|(_, word)| wanted(*word));
-            found.extend(words.take(limit - before));
+            let words = (first(number)..).zip(self.chunk(file, number)?.iter().copied());
+            found.extend(words.filter(|(_, word)| wanted(*word)).take(limit - before));
             if found.len() == before {
                 self.look(file, number)?;
             }
@@ -184,7 +207,7 @@ impl Words {
 }
 
 pub(super) fn is_used(word: u32) -> bool {
-    LeaseState::of(word).is_some()
+    Free::of(word).is_none()
 }
 
 /// The chunk of a slot, and where in it.
@@ -192,7 +215,7 @@ fn place(slot: u32) -> (usize, usize) {
     ((slot / CHUNK) as usize, (slot % CHUNK) as usize)
 }
 
-fn numbered(chunk: usize, words: &[u32]) -> impl Iterator<Item = (u32, u32)> {
-    let first = u32::try_from(chunk).unwrap_or(u32::MAX).saturating_mul(CHUNK);
-    (first..).zip(words.iter().copied())
+/// The first slot of a chunk.
+fn first(chunk: usize) -> u32 {
+    u32::try_from(chunk).unwrap_or(u32::MAX).saturating_mul(CHUNK)
 }
