@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The words say what is taken, the records by whom. Hints and index save reading all words, so that attaching and
-//! detaching cost the same in a full table as in an empty one: they read the words of some thousand slots at most, the
+//! detaching cost the same in a full table as in an empty one: they read a page or a few of words, the
 //! cells of the index around one place, and one record. Neither is believed alone. What the index says counts
 //! when word and record say it as well, and before something is destroyed or refused because nothing was found (a
 //! network without pods is removed, no address is left, a pod that is to be detached has no lease) all words are
