@@ -147,9 +147,20 @@ impl World {
         shims.map(|process| process.pid).collect()
     }
 
+    /// What systemd, where it runs, knows of containers.
+    fn keep_units(&self) -> Result<()> {
+        if Path::new("/run/systemd/private").exists() {
+            let known = Command::new("systemctl").args(["show", "cri-containerd-*.scope"]).output();
+            fs::write(self.logs.join("units"), known.context("start systemctl")?.stdout)
+                .context("keep units")?;
+        }
+        Ok(())
+    }
+
     fn close(&self) -> Result<()> {
         if !self.logs.starts_with(self.dir()) {
             fs::write(self.logs.join("processes"), self.describe()).context("keep the list of processes")?;
+            self.keep_units()?;
         }
         kill_all(&self.id);
         if has_systemd_driver() {

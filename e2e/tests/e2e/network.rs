@@ -252,7 +252,7 @@ async fn host_ports_lead_to_their_pods_from_outside_and_from_localhost() -> Resu
 
 /// Whether bridges of this kernel keep VLANs apart (BRIDGE_VLAN_FILTERING): one without ignores that it is asked to.
 fn has_vlans() -> Result<bool> {
-    let ask = "ip link add b type bridge vlan_filtering 1 && ip -d link show b";
+    let ask = "ip link add name vlans type bridge vlan_filtering 1 && ip -d link show vlans";
     let told = Command::new("unshare").args(["--net", "sh", "-c", ask]).output().context("start unshare")?;
     Ok(String::from_utf8_lossy(&told.stdout).contains("vlan_filtering 1"))
 }
