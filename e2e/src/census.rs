@@ -29,6 +29,9 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// What the shim has learnt about the machine's containerd, once for every version of it.
 const ANSWERS: &str = "/run/dunnage/.containerd";
 
+/// The machine's, where systemd runs: also of scopes in other worlds.
+const SYSTEMD: &str = "/run/systemd";
+
 /// The bridge of the rig's pod network stays, as on a node: it belongs to the network, not to a pod.
 const BRIDGE: &str = "e2e0";
 
@@ -235,12 +238,20 @@ fn files(world: &World) -> BTreeSet<String> {
     walk(Path::new("/run"), &mut |path, is_dir| {
         let stands = path.starts_with(ANSWERS)
             || path.starts_with(fault::PLACE)
+            || (path.starts_with(SYSTEMD) && !is_unit_of(path, world.id()))
             || (is_dir && is_standing(path, world.id()));
         if !stands {
             found.insert(path.to_string_lossy().into_owned());
         }
     });
     found
+}
+
+/// Whether systemd made that file for a scope in the world's slice.
+fn is_unit_of(path: &Path, id: &str) -> bool {
+    let slice = format!("Slice={id}.slice");
+    path.extension().is_some_and(|end| end == "scope")
+        && fs::read_to_string(path).is_ok_and(|unit| unit.lines().any(|line| line == slice))
 }
 
 /// Folders that containerd and runtimes make once and keep: the first two levels and, below them, one folder per

@@ -267,6 +267,7 @@ async fn pods_in_a_vlan_reach_each_other_and_outside_and_nobody_else_on_their_br
     let mut plugins = alone();
     plugins[0]["bridge"] = json!("cni0");
     plugins[0]["mode"] = json!("bridged");
+    plugins[0]["isGateway"] = json!(true);
     plugins[0]["vlan"] = json!(7);
     let node = Node::new(&plugins).await?;
     let (a, b) = (node.plain("a").await?, node.plain("b").await?);
