@@ -73,7 +73,10 @@ impl From<dunnage_net::Error> for Error {
             Net::Attached { .. } => (EXISTS, "ADD may follow only after DEL"),
             Net::NotNetns(_) => (INVALID_NETNS, ""),
             Net::Invalid { .. } | Net::Foreign { .. } => (INVALID_CONFIG, ""),
-            Net::Damaged { .. } => (IO, "nothing can be leased until the file is removed"),
+            Net::Damaged { .. } => (
+                IO,
+                "nothing can be leased meanwhile; the file may be removed once no pod of this network runs",
+            ),
             other if lacks_support(other) => {
                 (KERNEL, "is a kernel module missing, such as nf_tables, veth or bridge?")
             }
