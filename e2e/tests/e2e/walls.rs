@@ -248,11 +248,13 @@ async fn the_cgroup_is_where_the_kubelet_asked_in_every_hierarchy() -> Result<()
     let (pod, id) = node.sleeper("c").await?;
     let process = Process::read(node.cri.pid(&id).await?).context("no process")?;
     let expected = node.world.container_cgroup(&id);
-    for line in &process.cgroups {
+    let runtime = Runtime::under_test();
+    // runc 1.1 does not know the controller misc of cgroup v1 and leaves it.
+    let known = |line: &&String| runtime == Runtime::Dunnage || !line.contains(":misc:");
+    for line in process.cgroups.iter().filter(known) {
         let path = line.splitn(3, ':').nth(2).unwrap_or_default();
         ensure!(path == expected, "{line}, not {expected}");
     }
-    let runtime = Runtime::under_test();
     ensure!(process.cgroups.len() > 1 || process.cgroups[0].starts_with("0::"), "{runtime:?}: {process:?}");
     // An exec lands in the same place.
     let shown = node.cri.show(&id).await?;
