@@ -12,6 +12,7 @@ use crate::fault;
 use crate::image;
 use crate::programs::{Runtime, installed};
 use crate::shim::Daemon;
+use crate::world::has_systemd_driver;
 
 /// A release of containerd by its first two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,7 +158,12 @@ fn runtimes(cri: &str) -> String {
     let both = [Runtime::Dunnage, Runtime::Runc].map(|runtime| (runtime.handler(), runtime.type_name()));
     let handlers: String =
         both.into_iter().chain([(fault::DOUBLE_HANDLER, fault::DOUBLE)]).map(handler).collect();
-    format!("\n[plugins.\"{cri}\".containerd]\n  default_runtime_name = \"{default}\"\n{handlers}")
+    // dunnage sees by the path whether systemd is meant; the reference has to be told.
+    let runc = Runtime::Runc.handler();
+    let options =
+        format!("\n[plugins.\"{cri}\".containerd.runtimes.{runc}.options]\n  SystemdCgroup = true\n");
+    let options = if has_systemd_driver() { options } else { String::new() };
+    format!("\n[plugins.\"{cri}\".containerd]\n  default_runtime_name = \"{default}\"\n{handlers}{options}")
 }
 
 #[cfg(test)]

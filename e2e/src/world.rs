@@ -210,7 +210,7 @@ fn logs(dir: &Path) -> Result<PathBuf> {
     Ok(logs)
 }
 
-fn has_systemd_driver() -> bool {
+pub(crate) fn has_systemd_driver() -> bool {
     env::var("CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
 }
 
