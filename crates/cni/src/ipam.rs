@@ -1,9 +1,9 @@
 //! Addresses, in the words of the reference plugin `host-local`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dunnage_net::{Range4, Range6, Ranges};
+use dunnage_net::{Range, RangeSet, Ranges};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -30,7 +30,8 @@ const KEYS: &[&str] = &[
 ];
 const RANGE_KEYS: &[&str] = &["subnet", "rangeStart", "rangeEnd", "gateway"];
 
-/// Reads the ranges of `ipam`; those that the runtime gives (`ipRanges`) take the place of those of their family.
+/// Reads the ranges of `ipam`. Sets that the runtime gives (`ipRanges`) come before those, and a range without a
+/// set before `ranges`, as with `host-local`: pods have their addresses in this order.
 pub(crate) fn ranges(ipam: &Fields<'_>, dynamic: Option<(String, &Value)>) -> Result<Ranges> {
     let kind = ipam.text("type")?.unwrap_or_default();
     if !TYPES.contains(&kind) {
@@ -38,32 +39,24 @@ pub(crate) fn ranges(ipam: &Fields<'_>, dynamic: Option<(String, &Value)>) -> Re
             .because("addresses are given by this plugin itself, in the words of \"host-local\""));
     }
     ipam.refuse_others(KEYS)?;
-    let mut sets = Sets::default();
+    let mut sets = Vec::new();
     if let Some((path, value)) = dynamic {
         for (path, set) in elements(&path, value)? {
-            sets.add(&path, &set_of(&path, set)?)?;
+            sets.push(set_of(&path, set)?);
         }
     }
-    let (has4, has6) = (!sets.v4.is_empty(), sets.v6.is_some());
-    let mut configured = Sets::default();
     if ipam.get("subnet").is_some() {
-        configured.add(&ipam.at("subnet"), &[range(ipam)?])?;
+        sets.push(vec![range(ipam)?]);
     }
     for (path, set) in ipam.list("ranges")? {
-        configured.add(&path, &set_of(&path, set)?)?;
+        sets.push(set_of(&path, set)?);
     }
-    if !has4 {
-        sets.v4 = configured.v4;
-    }
-    if !has6 {
-        sets.v6 = configured.v6;
-    }
-    if sets.v4.is_empty() && sets.v6.is_none() {
+    if sets.is_empty() {
         return Err(Error::config(format!("{} has no range", ipam.at("ranges"))));
     }
     let exclude = ipam.texts("exclude")?;
     let exclude: Result<Vec<IpNet>> = exclude.iter().map(|text| net(&ipam.at("exclude"), text)).collect();
-    Ok(Ranges { v4: sets.v4, v6: sets.v6, exclude: exclude? })
+    Ok(Ranges { sets, exclude: exclude? })
 }
 
 /// The directory whose leases are taken over.
@@ -71,55 +64,24 @@ pub(crate) fn import(ipam: &Fields<'_>, network: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(ipam.text("dataDir")?.unwrap_or(HOST_LOCAL_DIR)).join(network))
 }
 
-/// One set of ranges: a pod gets an address of any of them.
-enum Range {
-    V4(Range4),
-    V6(Range6),
-}
-
-#[derive(Default)]
-struct Sets {
-    v4: Vec<Range4>,
-    v6: Option<Range6>,
-}
-
-impl Sets {
-    /// Each set is one address for every pod, and a pod has one of each family.
-    fn add(&mut self, path: &str, set: &[Range]) -> Result<()> {
-        let several = |family| {
-            Error::config(format!("{path} is a second set of {family} ranges"))
-                .because("each set is one more address for every pod, and a pod gets one of each family")
-        };
-        if set.is_empty() {
-            return Err(Error::config(format!("{path} is empty")));
-        }
-        let had4 = !self.v4.is_empty();
-        for range in set {
-            match range {
-                Range::V4(_) if had4 => return Err(several("IPv4")),
-                Range::V4(range) => self.v4.push(range.clone()),
-                Range::V6(_) if self.v6.is_some() && set.len() == 1 => return Err(several("IPv6")),
-                Range::V6(_) if set.len() > 1 => {
-                    return Err(Error::config(format!("{path} has several ranges, one of them IPv6"))
-                        .because("several ranges in one set are supported for IPv4 only"));
-                }
-                Range::V6(range) => self.v6 = Some(range.clone()),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn set_of(path: &str, set: &Value) -> Result<Vec<Range>> {
+/// One address for every pod.
+fn set_of(path: &str, set: &Value) -> Result<RangeSet> {
     let ranges = elements(path, set)?;
-    ranges
-        .into_iter()
-        .map(|(path, value)| {
-            let fields = Fields::of(&path, value)?;
-            fields.refuse_others(RANGE_KEYS)?;
-            range(&fields)
-        })
-        .collect()
+    if ranges.is_empty() {
+        return Err(Error::config(format!("{path} is empty")));
+    }
+    let read = |(path, value): (String, &Value)| {
+        let fields = Fields::of(&path, value)?;
+        fields.refuse_others(RANGE_KEYS)?;
+        range(&fields)
+    };
+    let set: RangeSet = ranges.into_iter().map(read).collect::<Result<_>>()?;
+    let is_ipv4 = |range: &Range| range.subnet.addr().is_ipv4();
+    if set.iter().any(|range| is_ipv4(range) != is_ipv4(&set[0])) {
+        return Err(Error::config(format!("{path} has ranges of both families"))
+            .because("a pod gets one address of a set; put the other family into a set of its own"));
+    }
+    Ok(set)
 }
 
 fn range(fields: &Fields<'_>) -> Result<Range> {
@@ -130,22 +92,11 @@ fn range(fields: &Fields<'_>) -> Result<Range> {
         let msg = format!("{} {text} has host bits set", fields.at("subnet"));
         return Err(Error::config(msg).because(format!("the subnet is {}", subnet.trunc())));
     }
-    match subnet {
-        IpNet::V4(subnet) => {
-            let mut range = Range4::of(subnet);
-            range.first = fields.parsed::<Ipv4Addr>("rangeStart")?.unwrap_or(range.first);
-            range.last = fields.parsed::<Ipv4Addr>("rangeEnd")?.unwrap_or(range.last);
-            range.gateway = fields.parsed::<Ipv4Addr>("gateway")?.unwrap_or(range.gateway);
-            Ok(Range::V4(range))
-        }
-        IpNet::V6(subnet) => {
-            let mut range = Range6::of(subnet);
-            range.first = fields.parsed::<Ipv6Addr>("rangeStart")?.unwrap_or(range.first);
-            range.last = fields.parsed::<Ipv6Addr>("rangeEnd")?.unwrap_or(range.last);
-            range.gateway = fields.parsed::<Ipv6Addr>("gateway")?.unwrap_or(range.gateway);
-            Ok(Range::V6(range))
-        }
-    }
+    let mut range = Range::of(subnet);
+    range.first = fields.parsed::<IpAddr>("rangeStart")?.unwrap_or(range.first);
+    range.last = fields.parsed::<IpAddr>("rangeEnd")?.unwrap_or(range.last);
+    range.gateway = fields.parsed::<IpAddr>("gateway")?.unwrap_or(range.gateway);
+    Ok(range)
 }
 
 fn net(path: &str, text: &str) -> Result<IpNet> {
@@ -169,23 +120,36 @@ mod tests {
     fn both_ways_of_host_local_to_say_ranges_are_read() {
         let one = read(&json!({"type": "host-local", "subnet": "10.1.2.0/24", "rangeStart": "10.1.2.9", "rangeEnd": "10.1.2.99",
             "gateway": "10.1.2.254"})).unwrap();
-        assert_eq!(one.v4[0].first.to_string(), "10.1.2.9");
-        assert_eq!(one.v4[0].gateway.to_string(), "10.1.2.254");
+        assert_eq!(one.sets[0][0].first.to_string(), "10.1.2.9");
+        assert_eq!(one.sets[0][0].gateway.to_string(), "10.1.2.254");
         let both = read(&json!({"type": "host-local", "ranges": [
             [{"subnet": "10.1.2.0/24"}, {"subnet": "10.1.9.0/24"}], [{"subnet": "fd00::/64"}]], "exclude": ["10.1.2.64/26", "10.1.2.3"]})).unwrap();
-        assert_eq!((both.v4.len(), both.v6.is_some(), both.exclude.len()), (2, true, 2));
+        assert_eq!((both.sets[0].len(), both.sets[1].len(), both.exclude.len()), (2, 1, 2));
     }
 
     #[test]
-    fn ranges_of_the_runtime_come_first() {
-        let ipam =
-            json!({"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "fd00::/64"}]]});
-        let dynamic = json!([[{"subnet": "10.7.0.0/16"}]]);
+    fn sets_keep_their_order_and_those_of_the_runtime_come_first() {
+        let ipam = json!({"type": "host-local", "subnet": "10.1.1.0/24",
+            "ranges": [[{"subnet": "fd00:1::/64"}, {"subnet": "fd00:2::/64"}], [{"subnet": "10.1.2.0/24"}]]});
+        let dynamic = json!([[{"subnet": "10.7.0.0/16"}], [{"subnet": "fd00:7::/64"}]]);
         let ranges =
             ranges(&Fields::of("ipam", &ipam).unwrap(), Some(("ipRanges".into(), &dynamic))).unwrap();
-        assert_eq!(ranges.v4.len(), 1);
-        assert_eq!(ranges.v4[0].subnet.to_string(), "10.7.0.0/16");
-        assert!(ranges.v6.is_some());
+        let subnets: Vec<Vec<String>> = ranges
+            .sets
+            .iter()
+            .map(|set| set.iter().map(|range| range.subnet.to_string()).collect())
+            .collect();
+        assert_eq!(
+            subnets,
+            [
+                vec!["10.7.0.0/16"],
+                vec!["fd00:7::/64"],
+                vec!["10.1.1.0/24"],
+                vec!["fd00:1::/64", "fd00:2::/64"],
+                vec!["10.1.2.0/24"]
+            ]
+        );
+        ranges.check().unwrap();
     }
 
     #[test]
@@ -202,8 +166,8 @@ mod tests {
                 "ipam.subnet \"10.1.2/24\" is not a subnet",
             ),
             (
-                json!({"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.1.3.0/24"}]]}),
-                "ipam.ranges[1] is a second set of IPv4 ranges",
+                json!({"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24"}], [{"subnet": "10.1.3.0/24"}, {"subnet": "fd00::/64"}]]}),
+                "ipam.ranges[1] has ranges of both families",
             ),
             (
                 json!({"type": "host-local", "ranges": [[{"subnet": "10.1.2.0/24", "rangestop": "x"}]]}),

@@ -1,8 +1,6 @@
 //! Results, in the shape of each version, and what is read of the results of others.
 
-use std::net::IpAddr;
-
-use dunnage_net::{Attachment, Mode};
+use dunnage_net::{Attachment, Mode, PodAddress};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -67,15 +65,15 @@ fn interfaces(conf: &Conf<'_>, environment: &Environment, attachment: &Attachmen
 }
 
 fn ips(version: Version, attachment: &Attachment, interface: usize) -> Vec<Value> {
-    let tell = |(address, gateway): (IpNet, IpAddr)| {
+    let tell = |PodAddress { net, gateway }: &PodAddress| {
         let mut ip =
-            json!({"address": address.to_string(), "gateway": gateway.to_string(), "interface": interface});
+            json!({"address": net.to_string(), "gateway": gateway.to_string(), "interface": interface});
         if version < Version::V1_0_0 {
             ip["version"] = if gateway.is_ipv4() { "4" } else { "6" }.into();
         }
         ip
     };
-    attachment.addresses().map(tell).collect()
+    attachment.addresses.iter().map(tell).collect()
 }
 
 /// A list of a result, empty when there is none.
@@ -111,7 +109,7 @@ pub(crate) fn missing(result: &Value, netns: &str, attachment: &Attachment) -> R
             addresses.extend(ip.parsed::<IpNet>("address")?);
         }
     }
-    let ours = attachment.addresses().map(|(address, _)| address);
+    let ours = attachment.addresses.iter().map(|address| address.net);
     for address in ours.filter(|address| !addresses.contains(address)) {
         found.push(format!("prevResult does not have address {address} on {}", attachment.ifname));
     }

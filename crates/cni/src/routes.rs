@@ -30,10 +30,7 @@ impl Routes {
         let default = default || mode == Mode::Routed && listed.is_empty();
         let lacks_default = !default && !listed.iter().any(is_default);
         let to_pods = match mode {
-            Mode::Routed if lacks_default => {
-                let v4 = ranges.v4.iter().map(|range| IpNet::V4(range.subnet));
-                v4.chain(ranges.v6.as_ref().map(|range| IpNet::V6(range.subnet))).collect()
-            }
+            Mode::Routed if lacks_default => ranges.nets(),
             _ => Vec::new(),
         };
         Ok(Self { listed, default, to_pods })
@@ -68,11 +65,7 @@ impl Routes {
 }
 
 fn gateway(route: &PodRoute, attachment: &Attachment) -> Option<std::net::IpAddr> {
-    if route.destination.addr().is_ipv4() {
-        attachment.gateway.map(Into::into)
-    } else {
-        attachment.gateway6.map(Into::into)
-    }
+    attachment.first(route.destination.addr().is_ipv4()).map(|address| address.gateway)
 }
 
 fn tell(route: &PodRoute, next_hop: Option<std::net::IpAddr>, version: Version) -> Value {

@@ -107,7 +107,7 @@ fn both_addresses_can_be_asked_for_even_when_they_do_not_go_together() {
         let result = world.add(&b, &asked(json!(["fd00::7"])));
         assert_eq!(address(&result, 0).to_string(), "10.88.0.7", "the one that goes with it");
         let (code, msg, _) = world.run("ADD", &c, &asked(json!(["10.88.0.11", "10.88.0.12"]))).error();
-        assert_eq!((code, msg.contains("is a second one of its family")), (7, true), "{msg}");
+        assert_eq!((code, msg.contains("is a second one of its set of ranges")), (7, true), "{msg}");
         world.del(&a, &config);
         let result = world.add(&d, &asked(json!(["10.88.0.5"])));
         assert_eq!(address(&result, 1).to_string(), "fd00::5", "free with its pod");

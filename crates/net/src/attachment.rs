@@ -1,8 +1,8 @@
 //! What a pod got, all of it derived from its network and its lease.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use crate::lease::Lease;
 use crate::route::PodAddress;
@@ -11,15 +11,9 @@ use crate::{IfName, Mac, Mode, NetworkConfig};
 /// One interface of a pod on a pod network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
-    /// IPv4 address with the prefix that the interface has: /32 when the network is routed. A pod has an address of
-    /// one family at least.
-    pub address: Option<Ipv4Net>,
-    /// IPv6 address with its prefix.
-    pub address6: Option<Ipv6Net>,
-    /// The host's address next to the pod's.
-    pub gateway: Option<Ipv4Addr>,
-    /// The host's IPv6 address next to the pod's.
-    pub gateway6: Option<Ipv6Addr>,
+    /// Addresses with the prefix that the interface has, /32 or /128 when the network is routed, in the order of
+    /// the network's sets of ranges.
+    pub addresses: Vec<PodAddress>,
     /// Of the interface in the pod.
     pub mac: Mac,
     /// Of the interface on the host.
@@ -35,19 +29,22 @@ pub struct Attachment {
 impl Attachment {
     pub(crate) fn new(config: &NetworkConfig, lease: &Lease, ifname: &IfName) -> Self {
         let (address, given) = (lease.address, &lease.given);
-        let range = config.ranges.v4.iter().find(|range| range.subnet.contains(&address));
-        let (prefix, prefix6) = match config.mode {
-            Mode::Routed => (32, 128),
-            Mode::Bridged => (
-                range.map_or(32, |range| range.subnet.prefix_len()),
-                config.ranges.v6.as_ref().map_or(128, |range| range.subnet.prefix_len()),
-            ),
-        };
+        let own = lease.address4().map(|address| (address.into(), given.gateway.into()));
+        let along =
+            given.address6.zip(given.gateway6).map(|(address, gateway)| (address.into(), gateway.into()));
+        let own: Vec<(IpAddr, IpAddr)> = own.into_iter().chain(along).collect();
+        // The first address of IPv6 is written down with the lease, even if it has a place of its own.
+        let further = lease.further.iter().map(|further| (further.address, further.gateway));
+        let further = further.filter(|(address, _)| own.iter().all(|(other, _)| other != address));
+        let mut addresses: Vec<PodAddress> = own
+            .iter()
+            .copied()
+            .chain(further)
+            .map(|(address, gateway)| PodAddress { net: net(config, address), gateway })
+            .collect();
+        addresses.sort_by_key(|address| config.ranges.position(address.net.addr()));
         Self {
-            address: lease.address4().map(|address| Ipv4Net::new_assert(address, prefix)),
-            address6: given.address6.map(|address| Ipv6Net::new_assert(address, prefix6)),
-            gateway: lease.address4().map(|_| given.gateway),
-            gateway6: given.gateway6,
+            addresses,
             mac: given.mac,
             host_mac: Mac::of_host_end(address),
             ifname: ifname.clone(),
@@ -59,22 +56,21 @@ impl Attachment {
     /// The address that people know the pod by: of IPv4, if it has one.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
-        let first = self.addresses().next();
-        first.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |(net, _)| net.addr())
+        let first = self.first(true).or(self.first(false));
+        first.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.net.addr())
     }
 
-    /// Addresses with the host's next to them, IPv4 first.
-    pub fn addresses(&self) -> impl Iterator<Item = (IpNet, IpAddr)> {
-        let v4 = self.address.zip(self.gateway);
-        let v6 = self.address6.zip(self.gateway6);
-        let v4 = v4.map(|(net, gateway)| (IpNet::V4(net), IpAddr::V4(gateway)));
-        let v6 = v6.map(|(net, gateway)| (IpNet::V6(net), IpAddr::V6(gateway)));
-        v4.into_iter().chain(v6)
+    /// The first address of a family: its gateway is the next hop of the pod's routes, and host ports lead to it.
+    #[must_use]
+    pub fn first(&self, ipv4: bool) -> Option<&PodAddress> {
+        self.addresses.iter().find(|address| address.net.addr().is_ipv4() == ipv4)
     }
+}
 
-    pub(crate) fn pod_addresses(&self) -> Vec<PodAddress> {
-        self.addresses().map(|(net, gateway)| PodAddress { net, gateway }).collect()
-    }
+/// An address with the prefix that the interface of a pod gets.
+fn net(config: &NetworkConfig, address: IpAddr) -> IpNet {
+    let range = config.ranges.range_of(address).filter(|_| config.mode == Mode::Bridged);
+    range.map_or(IpNet::from(address), |range| IpNet::new_assert(address, range.subnet.prefix_len()))
 }
 
 /// How the names of host ends begin, by which the firewall knows them.

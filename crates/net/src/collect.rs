@@ -69,7 +69,7 @@ impl Work<'_> {
         let mut count = 0;
         for link in self.host.route.links()? {
             let Some(address) = address_of(&link.name) else { continue };
-            let Some(slot) = self.leases.segments().slot(address) else { continue };
+            let Some(slot) = self.leases.segments().slot(address.into()) else { continue };
             if active.iter().any(|lease| lease.slot == slot) {
                 continue;
             }
@@ -82,15 +82,12 @@ impl Work<'_> {
 
     fn collect_ports(&mut self, active: &[Lease]) -> Result<usize> {
         let segments = self.leases.segments();
-        let range6 = self.host.config.ranges.v6.as_ref();
-        let is_stale = |pod: IpAddr| match pod {
-            IpAddr::V4(pod) => {
-                segments.slot(pod).is_some() && active.iter().all(|lease| lease.address != pod)
-            }
-            IpAddr::V6(pod) => {
-                range6.is_some_and(|range| range.subnet.contains(&pod))
-                    && active.iter().all(|lease| lease.given.address6 != Some(pod))
-            }
+        let is_stale = |pod: IpAddr| {
+            let is_ours = match pod {
+                IpAddr::V4(_) => segments.slot(pod).is_some(),
+                IpAddr::V6(_) => self.host.config.ranges.nets().iter().any(|net| net.contains(&pod)),
+            };
+            is_ours && active.iter().all(|lease| lease.addresses().all(|address| address != pod))
         };
         self.host.nft.close_stale_ports(is_stale)
     }

@@ -136,7 +136,7 @@ impl NetworkConfig {
             return Err(Error::Invalid { what: "VLAN", value, reason: "is not between 1 and 4094" });
         }
         // IPv6 vanishes from a device below 1280, IPv4 below 68 (RFC 8200, RFC 791).
-        let smallest = if self.ranges.v6.is_some() { 1280 } else { 68 };
+        let smallest = if self.ranges.has_family(false) { 1280 } else { 68 };
         match self.mtu {
             Some(mtu) if !(smallest..=65_535).contains(&mtu) => {
                 Err(Error::Invalid { what: "mtu", value: mtu.to_string(), reason: "is out of range" })

@@ -1,10 +1,10 @@
 //! The host's side of a pod network: route or bridge, nftables table, forwarding. Made by the first pod, checked by
 //! every pod, removed when no pod is left.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dunnage_sys::Errno;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::attachment::HOST_END;
 use crate::lease::{LeaseState, LockedLeases};
@@ -34,7 +34,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn open(config: NetworkConfig) -> Result<Self> {
         let ipv6 = sysctl::has_ipv6();
-        if !ipv6 && let Some(range) = &config.ranges.v6 {
+        if !ipv6 && let Some(range) = config.ranges.first_range(false) {
             let reason = "this kernel has IPv6 switched off";
             return Err(Error::Invalid { what: "subnet", value: range.subnet.to_string(), reason });
         }
@@ -63,10 +63,10 @@ impl Host {
                 None
             }
         };
-        if !self.config.ranges.v4.is_empty() {
+        if self.config.ranges.has_family(true) {
             self.switch_on(leases, false)?;
         }
-        if self.config.ranges.v6.is_some() {
+        if self.config.ranges.has_family(false) {
             self.switch_on(leases, true)?;
         }
         Ok(bridge)
@@ -113,11 +113,11 @@ impl Host {
     }
 
     /// Wanted subnets, and those that pods are still in.
-    fn elements_of(&self, leased: &[Ipv4Net]) -> Elements {
+    fn elements_of(&self, leased: &[IpNet]) -> Elements {
         let mut pods = self.config.ranges.nets();
-        for net in leased.iter().copied().map(IpNet::V4) {
-            if !pods.contains(&net) {
-                pods.push(net);
+        for net in leased {
+            if !pods.contains(net) {
+                pods.push(*net);
             }
         }
         // The sets of the kernel hold no interval twice, neither whole nor in part.
@@ -235,19 +235,13 @@ impl Host {
         }
         // For host ports on 127.0.0.1; the guard chain keeps pods from using it the other way.
         self.route.route_localnet(name)?;
-        let ranges = &self.config.ranges;
-        let v4 =
-            ranges.v4.iter().map(|range| IpNet::new_assert(range.gateway.into(), range.subnet.prefix_len()));
-        let mut addresses: Vec<IpNet> = v4.collect();
-        if let Some(range) = &ranges.v6 {
-            addresses.push(IpNet::new_assert(range.gateway.into(), range.subnet.prefix_len()));
+        if self.config.ranges.has_family(false) {
             // Neighbour solicitations for forwarded packets need a link-local source: it stays, but unprobed.
             sysctl::write(&sysctl::of_link("ipv6", name, "accept_dad"), "0")?;
         } else if self.ipv6 {
             self.route.without_link_local(name)?;
         }
-        addresses.dedup();
-        self.route.bring_up(link, &addresses)
+        self.route.bring_up(link, &self.config.ranges.gateways())
     }
 
     /// Those of either mode, because it may have been changed; and only a bridge that was made here, which its
@@ -276,10 +270,12 @@ impl Host {
 
     /// Its first bytes tell a bridge of ours from a stranger's of the same name.
     fn bridge_mac(&self) -> Mac {
-        let ranges = &self.config.ranges;
-        let v6 = ranges.v6.as_ref().map(|range| end_of(range.gateway));
-        let v4 = ranges.v4.first().map(|range| range.gateway);
-        Mac::of_bridge(v4.or(v6).unwrap_or(Ipv4Addr::UNSPECIFIED))
+        let gateway = |ipv4| self.config.ranges.first_range(ipv4).map(|range| range.gateway);
+        Mac::of_bridge(match gateway(true).or(gateway(false)) {
+            Some(IpAddr::V4(gateway)) => gateway,
+            Some(IpAddr::V6(gateway)) => end_of(gateway),
+            None => Ipv4Addr::UNSPECIFIED,
+        })
     }
 }
 

@@ -1,7 +1,5 @@
 //! Whether a pod and its network are as they were made, and whether the network can take pods at all.
 
-use ipnet::IpNet;
-
 use crate::attachment::Attachment;
 use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
@@ -67,17 +65,16 @@ impl PodNetwork {
                 found.push(format!("interface {name} of the pod has another MTU"));
             }
             let listed = route.listed(link.index)?;
-            for address in attachment.pod_addresses() {
+            for address in &attachment.addresses {
                 if !listed.addresses.contains(&address.net) {
                     found.push(format!("address {} is gone from {name} of the pod", address.net));
                 }
-                let same_family = |net: &IpNet| net.addr().is_ipv4() == address.net.addr().is_ipv4();
-                for wanted in config.routes.iter().filter(|route| route.table.is_none()) {
-                    let destination = wanted.destination.trunc();
-                    let there = listed.routes.iter().any(|route| route.destination == destination);
-                    if same_family(&destination) && !there {
-                        found.push(format!("route to {destination} is gone from the pod"));
-                    }
+            }
+            for wanted in config.routes.iter().filter(|route| route.table.is_none()) {
+                let destination = wanted.destination.trunc();
+                let there = listed.routes.iter().any(|route| route.destination == destination);
+                if attachment.first(destination.addr().is_ipv4()).is_some() && !there {
+                    found.push(format!("route to {destination} is gone from the pod"));
                 }
             }
             Ok(found)

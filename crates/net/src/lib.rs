@@ -50,5 +50,5 @@ pub use name::{IfName, NetworkName};
 pub use netns::Netns;
 pub use pod::{Detached, PodNetwork, bring_up_loopback, loopback_is_up};
 pub use pod_request::PodRequest;
-pub use range::{Range4, Range6, Ranges};
-pub use route::{LinkOptions, Shape};
+pub use range::{Range, RangeSet, Ranges};
+pub use route::{LinkOptions, PodAddress, Shape};

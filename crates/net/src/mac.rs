@@ -28,6 +28,12 @@ impl Mac {
         Self::local(0xd6, gateway)
     }
 
+    /// Another one for each range of a network, of [`Self::of_pod`].
+    pub(crate) fn in_range(mut self, range: u8) -> Self {
+        self.0[1] ^= range;
+        self
+    }
+
     /// Whether it is one of [`Self::of_bridge`].
     pub(crate) fn is_of_bridge(self) -> bool {
         self.0.starts_with(&[0xd6, 0xd0])

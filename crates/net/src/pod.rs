@@ -260,13 +260,12 @@ fn configure_host_end(
     {
         host.route.join_vlan(pair.host, &attachment.host_ifname, vlan)?;
     }
-    let addresses = attachment.pod_addresses();
     let routed = host.config.mode == Mode::Routed;
     host.route.configure_host_end(&HostEnd {
         name: &attachment.host_ifname,
         index: pair.host,
         way,
-        addresses: &addresses,
+        addresses: &attachment.addresses,
         localnet: routed && !request.ports.is_empty(),
         ipv6: host.ipv6,
         alias: &request.alias,
@@ -300,13 +299,12 @@ fn configure_pod_end(
     request: &PodRequest,
 ) -> Result<()> {
     let config = &host.config;
-    let addresses = attachment.pod_addresses();
     let name = &attachment.ifname;
     let gateway_mac = (config.mode == Mode::Routed).then_some(attachment.host_mac);
     if gateway_mac.is_none() || !request.sysctls.is_empty() {
         netns.run(|| {
             if gateway_mac.is_none() {
-                switches(name, host.ipv6, attachment.address6.is_some())?;
+                switches(name, host.ipv6, attachment.first(false).is_some())?;
             }
             request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
         })??;
@@ -319,7 +317,7 @@ fn configure_pod_end(
     route.configure_pod_end(&PodEnd {
         name,
         index,
-        addresses: &addresses,
+        addresses: &attachment.addresses,
         mac: attachment.mac,
         gateway_mac,
         routes: &config.routes,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::route::{LinkOptions, Shape};
-use crate::{Error, HostPort, Mac, Result};
+use crate::{HostPort, Mac};
 
 /// What one pod wants of its network besides an address.
 #[derive(Debug, Clone, Default)]
@@ -12,7 +12,7 @@ pub struct PodRequest {
     pub ports: Vec<HostPort>,
     /// The link-layer address of its interface; `None` for one that is made of its address.
     pub mac: Option<Mac>,
-    /// Addresses that it must get, at most one of each family.
+    /// Addresses that it must get, at most one of each set of ranges.
     pub addresses: Vec<IpAddr>,
     /// What people call the pod: shown by `ip link` beside the host's end.
     pub alias: String,
@@ -31,19 +31,5 @@ impl PodRequest {
     #[must_use]
     pub fn with_ports(ports: &[HostPort]) -> Self {
         Self { ports: ports.to_vec(), ..Self::default() }
-    }
-
-    /// The address that is wanted of a family.
-    pub(crate) fn address(&self, ipv4: bool) -> Result<Option<IpAddr>> {
-        let mut wanted = self.addresses.iter().filter(|address| address.is_ipv4() == ipv4);
-        let first = wanted.next().copied();
-        match wanted.next() {
-            None => Ok(first),
-            Some(second) => Err(Error::Invalid {
-                what: "address",
-                value: second.to_string(),
-                reason: "is a second one of its family, and a pod has one of each",
-            }),
-        }
     }
 }

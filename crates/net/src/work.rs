@@ -1,16 +1,18 @@
 //! The steps that attaching and detaching are made of, on the host's sockets and the locked lease table.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
 use crate::host::Host;
-use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner};
+use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner, Part};
 use crate::mac::end_of;
 use crate::nft::PodPorts;
+use crate::range::Ranges;
 use crate::route::{Pair, RouteSocket, Veth};
+use crate::segment::Segments;
 use crate::{Error, Mac, Mode, Netns, PodRequest, Result};
 
 /// Links of detached pods that one attachment looks after: each that is still there costs 20 ms.
@@ -61,56 +63,49 @@ impl Work<'_> {
 
     fn try_reserve(&mut self, owner: &Owner, netns: &Netns, request: &PodRequest) -> Result<Lease> {
         let ranges = &self.host.config.ranges;
-        let wanted4 = request.address(true)?;
-        let wanted6 = request.address(false)?;
-        if let (Some(wanted), None) = (wanted6, &ranges.v6) {
-            let reason = "cannot be given, because the network has no IPv6 range";
-            return Err(Error::Invalid { what: "address", value: wanted.to_string(), reason });
-        }
-        if let (Some(wanted), true) = (wanted4, ranges.v4.is_empty()) {
-            let reason = "cannot be given, because the network has no IPv4 range";
-            return Err(Error::Invalid { what: "address", value: wanted.to_string(), reason });
-        }
-        let address = match (wanted4, self.slot6(wanted6)?) {
-            (Some(IpAddr::V4(address)), _) => Some(address),
+        let asked = Asked::of(ranges, self.leases.segments(), &request.addresses)?;
+        let own = match (asked.own, self.along_slot(asked.along)?) {
+            (Some(address), _) => Some(address),
             (_, Some(slot)) => Some(self.leases.address(slot)),
             _ => None,
         };
-        self.leases.reserve_with(owner, netns.id(), address, |slot, address| {
-            let address6 = match wanted6 {
+        let segments = self.leases.segments().clone();
+        let goes_along = ranges.along(&segments).is_some();
+        let given = |slot, address, parts: &[Part]| {
+            let along = || asked.along.or_else(|| segments.along(slot));
+            let part6 = parts.iter().find(|part| Some(part.set) == ranges.first(false));
+            let address6 = match part6.map(|part| part.further.address) {
                 Some(IpAddr::V6(address)) => Some(address),
-                _ => ranges.v6.as_ref().and_then(|range| range.address(slot)),
+                _ => goes_along.then(along).flatten(),
             };
-            let of_mac = address6.filter(|_| ranges.v4.is_empty()).map_or(address, end_of);
             Given {
                 address6,
-                gateway: ranges.gateway(address).unwrap_or(address),
-                gateway6: ranges.v6.as_ref().map(|range| range.gateway),
-                mac: request.mac.unwrap_or_else(|| Mac::of_pod(of_mac)),
+                gateway: gateway4(ranges, address),
+                gateway6: address6.and_then(|address| gateway6(ranges, address)),
+                mac: request.mac.unwrap_or_else(|| pod_mac(ranges, &segments, address, address6)),
                 kind: LeaseKind::Attached,
             }
-        })
+        };
+        self.leases.reserve_with(owner, netns.id(), own, &asked.further, given)
     }
 
     /// The place that goes with a wanted IPv6 address.
-    fn slot6(&self, wanted: Option<IpAddr>) -> Result<Option<u32>> {
-        let (Some(IpAddr::V6(wanted)), Some(range)) = (wanted, &self.host.config.ranges.v6) else {
-            return Ok(None);
-        };
-        let places = self.host.config.ranges.places(self.leases.segments());
+    fn along_slot(&self, wanted: Option<Ipv6Addr>) -> Result<Option<u32>> {
+        let Some(wanted) = wanted else { return Ok(None) };
+        let segments = self.leases.segments();
+        let places = self.host.config.ranges.places(segments);
         let given = |slot: &u32| places.iter().any(|(first, end)| (*first..*end).contains(&u64::from(*slot)));
-        let slot = range.slot(wanted).filter(given).ok_or_else(|| Error::Invalid {
-            what: "address",
-            value: wanted.to_string(),
-            reason: "is not one that the network's ranges give to pods",
-        })?;
-        Ok(Some(slot))
+        let slot = segments.along_slot(wanted).filter(given);
+        slot.map(Some).ok_or_else(|| not_given(wanted.into()))
     }
 
     /// When both addresses were asked for, and do not go together.
     pub(crate) fn reserve_companion(&mut self, lease: &Lease, request: &PodRequest) -> Result<()> {
-        let wanted = request.address(false)?;
-        match (self.slot6(wanted)?, lease.given.address6) {
+        if request.addresses.is_empty() {
+            return Ok(());
+        }
+        let asked = Asked::of(&self.host.config.ranges, self.leases.segments(), &request.addresses)?;
+        match (self.along_slot(asked.along)?, lease.given.address6) {
             (Some(slot), Some(address)) if slot != lease.slot => {
                 self.leases.reserve_companion(lease, slot, address)
             }
@@ -176,6 +171,11 @@ impl Work<'_> {
 
     /// Takes the lease's pod off the network and gives its address back. The link that is left, if there is one.
     pub(crate) fn release(&mut self, lease: &mut Lease) -> Result<Option<u32>> {
+        if lease.kind().is_part() {
+            // Its owner's own lease may have been released since this was read, and this with it.
+            let there = self.leases.is_current(lease)?;
+            return if there { self.leases.release(lease).map(|()| None) } else { Ok(None) };
+        }
         self.leases.set_state(lease, LeaseState::Releasing)?;
         let link = self.host.route.detach(&host_end(lease))?;
         let ports = self.leases.kept_ports(lease.slot);
@@ -185,8 +185,9 @@ impl Work<'_> {
         }
         if lease.kind() == LeaseKind::Imported {
             // Which host ports it had is not known here, nor is it known to whoever made them any more.
-            for address in [lease.address4().map(IpAddr::V4), lease.given.address6.map(IpAddr::V6)] {
-                address.map_or(Ok(()), |address| self.host.nft.forget_flows_to(address))?;
+            let parts = self.leases.parts(lease)?;
+            for address in parts.iter().chain(std::iter::once(&*lease)).flat_map(Lease::addresses) {
+                self.host.nft.forget_flows_to(address)?;
             }
         }
         if link.is_some() {
@@ -218,8 +219,13 @@ impl Work<'_> {
         match (lease.kind(), &lease.holder) {
             // Where its links are is not known here: it ends when somebody says so.
             (LeaseKind::Imported, _) => Ok(true),
-            (LeaseKind::Companion, Some((owner, _))) => Ok(self.leases.find(owner)?.is_some()),
-            _ => Ok(self.host.route.link(&host_end(lease))?.is_some()),
+            (LeaseKind::Companion | LeaseKind::Further, Some((owner, _))) => {
+                Ok(self.leases.find(owner)?.is_some())
+            }
+            _ if self.host.route.link(&host_end(lease))?.is_some() => Ok(true),
+            // It may be a further address of a pod that is there.
+            (_, None) => self.leases.has_others(lease),
+            _ => Ok(false),
         }
     }
 
@@ -256,7 +262,7 @@ impl Work<'_> {
             }
             Mode::Routed => {
                 let routes = self.host.route.listed(link.index)?.routes;
-                for address in attachment.pod_addresses() {
+                for address in &attachment.addresses {
                     let ip = address.net.addr();
                     if !routes
                         .iter()
@@ -269,6 +275,73 @@ impl Work<'_> {
         }
         Ok(found)
     }
+}
+
+/// The addresses that a pod asks for, by what they are of; one of each set at most.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Of the set that leases are of.
+    own: Option<Ipv4Addr>,
+    /// Of the set that goes along with it.
+    along: Option<Ipv6Addr>,
+    /// Of all others.
+    further: Vec<IpAddr>,
+}
+
+impl Asked {
+    fn of(ranges: &Ranges, segments: &Segments, addresses: &[IpAddr]) -> Result<Self> {
+        let (mut asked, mut sets) = (Self::default(), Vec::new());
+        for address in addresses {
+            let refuse = |reason| Error::Invalid { what: "address", value: address.to_string(), reason };
+            let set = match (ranges.set_of(*address), address) {
+                (Some(set), _) => set,
+                (None, IpAddr::V4(_)) if !ranges.has_family(true) => {
+                    return Err(refuse("cannot be given, because the network has no IPv4 range"));
+                }
+                (None, IpAddr::V6(_)) if !ranges.has_family(false) => {
+                    return Err(refuse("cannot be given, because the network has no IPv6 range"));
+                }
+                (None, _) => return Err(not_given(*address)),
+            };
+            if sets.contains(&set) {
+                return Err(refuse("is a second one of its set of ranges, and a pod has one of each"));
+            }
+            sets.push(set);
+            match address {
+                IpAddr::V4(address) if ranges.first(true) == Some(set) => asked.own = Some(*address),
+                IpAddr::V6(address) if ranges.along(segments) == Some(set) => asked.along = Some(*address),
+                address => asked.further.push(*address),
+            }
+        }
+        Ok(asked)
+    }
+}
+
+fn not_given(address: IpAddr) -> Error {
+    let reason = "is not one that the network's ranges give to pods";
+    Error::Invalid { what: "address", value: address.to_string(), reason }
+}
+
+fn gateway4(ranges: &Ranges, address: Ipv4Addr) -> Ipv4Addr {
+    match ranges.range_of(address.into()).map(|range| range.gateway) {
+        Some(IpAddr::V4(gateway)) => gateway,
+        _ => address,
+    }
+}
+
+fn gateway6(ranges: &Ranges, address: Ipv6Addr) -> Option<Ipv6Addr> {
+    match ranges.range_of(address.into())?.gateway {
+        IpAddr::V6(gateway) => Some(gateway),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// Made of the IPv4 address, or of the end of the IPv6 address. Where that is of one of several ranges, two of which
+/// may have the same ends, it is told apart by the range.
+fn pod_mac(ranges: &Ranges, segments: &Segments, address: Ipv4Addr, address6: Option<Ipv6Addr>) -> Mac {
+    let Some(address6) = address6.filter(|_| !ranges.has_family(true)) else { return Mac::of_pod(address) };
+    let range = segments.position(address6.into()).map_or(0, |range| u8::try_from(range).unwrap_or(0));
+    Mac::of_pod(end_of(address6)).in_range(range)
 }
 
 /// Whether it is one address.

@@ -20,7 +20,7 @@ fn pods_reach_everything(world: &World, mode: Mode) {
     let mut network = PodNetwork::open(NetworkConfig { mode, ..world.config() }).unwrap();
     let outside = world.outside();
     let (a, b) = (world.pod(&mut network, "a"), world.pod(&mut network, "b"));
-    let (host, gateway) = (here(world), IpAddr::from(a.attachment.gateway.unwrap()));
+    let (host, gateway) = (here(world), a.gateway());
     let seen =
         |from: &Netns, to: &Netns, at: IpAddr| seen_as(from, to, any(PORT), (at, PORT).into()).unwrap();
 
@@ -77,7 +77,7 @@ fn an_attachment_says_what_the_kernel_has() {
         let mut network = world.network();
         let pod = world.pod(&mut network, "a");
         let got = &pod.attachment;
-        assert_eq!(got.address.unwrap().to_string(), "10.88.0.2/32");
+        assert_eq!(got.addresses[0].net.to_string(), "10.88.0.2/32");
         assert_eq!((got.host_ifname.as_str(), got.bridge.as_str()), ("dnp0a580002", "dunnage0"));
         let host = ip(&format!("-d link show {}", got.host_ifname));
         for word in ["addrgenmode none", "state UP", &got.host_mac.to_string()] {
@@ -274,7 +274,7 @@ fn the_first_packet_each_way_is_not_lost() {
     on_fresh_host(|world| {
         let mut network = world.network();
         let first = world.pod(&mut network, "first");
-        let host = UdpSocket::bind((first.attachment.gateway.unwrap(), 9)).unwrap();
+        let host = UdpSocket::bind((first.gateway(), 9)).unwrap();
         host.set_read_timeout(Some(world::PATIENCE)).unwrap();
         for number in 0..50 {
             let pod = world.pod(&mut network, &format!("pod{number}"));
@@ -283,7 +283,7 @@ fn the_first_packet_each_way_is_not_lost() {
             let mut buffer = [0; 8];
             host.send_to(b"to", (pod.ip(), 9)).unwrap();
             assert_eq!(inside.recv(&mut buffer).unwrap(), 2, "to pod {number}");
-            inside.send_to(b"from", (first.attachment.gateway.unwrap(), 9)).unwrap();
+            inside.send_to(b"from", (first.gateway(), 9)).unwrap();
             assert_eq!(host.recv(&mut buffer).unwrap(), 4, "from pod {number}");
             network.detach(&pod.owner).unwrap();
         }

@@ -38,21 +38,21 @@ fn a_host_port_leads_to_the_pod_from_everywhere() {
             let server = world.pod_with_ports(&mut network, "server", &[HTTP]).unwrap();
             let client = world.pod(&mut network, "client");
             let host = here(world);
-            let gateway = IpAddr::from(server.attachment.gateway.unwrap());
-            let seen = |from: &Netns, at: Ipv4Addr| {
+            let gateway = server.gateway();
+            let seen = |from: &Netns, at: IpAddr| {
                 let seen = seen_as(from, &server.netns.0, any4(80), (at, 8080).into());
                 seen.unwrap_or_else(|e| panic!("{mode:?}: {} to {at}: {e}", from.path().display()))
             };
-            assert_eq!(seen(&outside.0, UPLINK), IpAddr::from(OUTSIDE), "the source of a stranger is kept");
-            assert_eq!(seen(&host.0, Ipv4Addr::LOCALHOST), gateway, "localhost");
-            assert_eq!(seen(&host.0, UPLINK), IpAddr::from(UPLINK), "the host by its own address");
-            assert_eq!(seen(&client.netns.0, UPLINK), gateway, "another pod, by the uplink");
             assert_eq!(
-                seen(&client.netns.0, server.attachment.gateway.unwrap()),
-                gateway,
-                "another pod, by the gateway"
+                seen(&outside.0, UPLINK.into()),
+                IpAddr::from(OUTSIDE),
+                "the source of a stranger is kept"
             );
-            assert_eq!(seen(&server.netns.0, UPLINK), gateway, "the pod itself");
+            assert_eq!(seen(&host.0, Ipv4Addr::LOCALHOST.into()), gateway, "localhost");
+            assert_eq!(seen(&host.0, UPLINK.into()), IpAddr::from(UPLINK), "the host by its own address");
+            assert_eq!(seen(&client.netns.0, UPLINK.into()), gateway, "another pod, by the uplink");
+            assert_eq!(seen(&client.netns.0, server.gateway()), gateway, "another pod, by the gateway");
+            assert_eq!(seen(&server.netns.0, UPLINK.into()), gateway, "the pod itself");
 
             network.detach(&server.owner).unwrap();
             let again = world.pod(&mut network, "again");
@@ -136,7 +136,7 @@ fn dual_stack_pods_reach_each_other_and_outside_and_have_host_ports() {
             let mut network = PodNetwork::open(NetworkConfig { mode, ..dual_stack(world) }).unwrap();
             let server = world.pod_with_ports(&mut network, "server", &[HTTP]).unwrap();
             let client = world.pod(&mut network, "client");
-            let ip = |pod: &world::Pod| IpAddr::from(pod.attachment.address6.unwrap().addr());
+            let ip = |pod: &world::Pod| pod.attachment.first(false).unwrap().net.addr();
             assert_eq!(ip(&server).to_string(), "fd00:88::2");
             let seen = |from: &Netns, at: IpAddr, port| {
                 let seen = seen_as(from, &server.netns.0, any6(80), (at, port).into());
@@ -176,7 +176,7 @@ fn a_pod_cannot_reach_loopback_services_of_the_host() {
         let pod = world.pod(&mut network, "evil");
         let host = here(world);
         let victim = host.0.run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 9000)).unwrap()).unwrap();
-        let shown = host.0.run(|| UdpSocket::bind((pod.attachment.gateway.unwrap(), 9000)).unwrap()).unwrap();
+        let shown = host.0.run(|| UdpSocket::bind((pod.gateway(), 9000)).unwrap()).unwrap();
         pod.netns
             .0
             .run(|| {
@@ -185,7 +185,7 @@ fn a_pod_cannot_reach_loopback_services_of_the_host() {
                 world::ip("route add 127.0.0.0/8 via 10.88.0.1 dev eth0 onlink");
                 let socket = UdpSocket::bind((pod.ip(), 0)).unwrap();
                 socket.send_to(b"attack", (Ipv4Addr::LOCALHOST, 9000)).unwrap();
-                socket.send_to(b"allowed", (pod.attachment.gateway.unwrap(), 9000)).unwrap();
+                socket.send_to(b"allowed", (pod.gateway(), 9000)).unwrap();
             })
             .unwrap();
         // They go the same way in order, so when the second is here the first is not coming any more.
@@ -206,7 +206,7 @@ fn a_pod_cannot_make_itself_the_router_of_the_host() {
             let mut network = PodNetwork::open(NetworkConfig { mode, ..world.config() }).unwrap();
             let pod = world.pod(&mut network, "evil");
             let host = here(world);
-            let gateway = pod.attachment.gateway.unwrap();
+            let gateway = pod.gateway();
             let shown = host.0.run(|| UdpSocket::bind((gateway, 9000)).unwrap()).unwrap();
             pod.netns
                 .0

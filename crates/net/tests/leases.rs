@@ -64,7 +64,7 @@ fn a_table_from_before_a_reboot_is_empty() {
     // Another boot, in a header that is sound: as the kernel would give it after a reboot.
     let at = bytes.windows(36).position(|window| window == boot_id().as_bytes()).unwrap();
     bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
-    let segment = bytes[256..272].to_vec();
+    let segment = bytes[256..280].to_vec();
     let sum = fnv(&[&bytes[..88], &segment[..]].concat());
     bytes[88..96].copy_from_slice(&sum.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();

@@ -157,7 +157,7 @@ fn another_subnet_is_taken_beside_the_one_that_pods_are_in_and_alone_once_they_a
         let mut other = PodNetwork::open(config).unwrap();
         let netns = world.netns("b");
         assert_eq!(
-            other.attach(&owner("b"), &netns.0, &[]).unwrap().address.unwrap().to_string(),
+            other.attach(&owner("b"), &netns.0, &[]).unwrap().addresses[0].net.to_string(),
             "10.90.0.2/24"
         );
         let bridge = ip("-o addr show dunnage0");

@@ -6,7 +6,7 @@ use dunnage_sys::netns::NetnsId;
 use proptest::prelude::*;
 
 use super::words::is_used;
-use super::{Given, Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner};
+use super::{Given, Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner, Part};
 use crate::{Ranges, Result};
 
 const NETNS: NetnsId = NetnsId { dev: 4, ino: 4_026_531_840 };
@@ -130,7 +130,7 @@ fn stores(dir: &std::path::Path, subnet: &str) -> (LeaseStore, LeaseStore) {
     let store = |ranges| LeaseStore::new(dir, &"pods".parse().unwrap(), ranges).unwrap();
     let one = Ranges::of(subnet.parse().unwrap(), None);
     let mut both = one.clone();
-    both.v4.extend(Ranges::of("10.9.0.0/21".parse().unwrap(), None).v4);
+    both.sets[0].extend(Ranges::of("10.9.0.0/21".parse().unwrap(), None).sets.remove(0));
     (store(one), store(both))
 }
 
@@ -219,8 +219,8 @@ fn an_address_that_is_asked_for_far_from_all_others_is_kept() {
     let (store, _) = stores(dir.path(), "10.0.0.0/21");
     attach(&mut store.lock().unwrap(), 0).unwrap();
     let wanted = Some("10.0.5.7".parse().unwrap());
-    let given = |_, _| Given::nothing(LeaseKind::Attached);
-    let lease = store.lock().unwrap().reserve_with(&owner(1), NETNS, wanted, given).unwrap();
+    let given = |_, _, _: &[Part]| Given::nothing(LeaseKind::Attached);
+    let lease = store.lock().unwrap().reserve_with(&owner(1), NETNS, wanted, &[], given).unwrap();
     let mut leases = store.lock().unwrap();
     check(&leases);
     assert_eq!(leases.find(&owner(1)).unwrap(), Some(lease.clone()));
@@ -230,7 +230,7 @@ fn an_address_that_is_asked_for_far_from_all_others_is_kept() {
     let mut leases = store.lock().unwrap();
     check(&leases);
     assert_eq!(leases.leases().unwrap().last().unwrap().slot, 2047);
-    let again = leases.reserve_with(&owner(2), NETNS, wanted, given).unwrap_err();
+    let again = leases.reserve_with(&owner(2), NETNS, wanted, &[], given).unwrap_err();
     assert!(matches!(again, crate::Error::Taken { .. }), "{again}");
     assert_eq!(attach(&mut leases, 2).unwrap().slot, 3, "the cursor stays where it was");
 }

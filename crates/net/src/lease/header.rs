@@ -1,12 +1,10 @@
 //! The first page of a lease table: what it is for, and what the host looked like before.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::hint;
 use super::record::{self, checksum};
-use crate::segment::{SEGMENTS_MAX, SLOTS_MAX, Segment, Segments};
+use crate::segment::{RANGE_MAX, SEGMENTS_MAX, SLOTS_MAX, Segment, Segments, number, numbered};
 
 /// Bytes reserved for the header.
 pub(super) const SIZE: usize = 4096;
@@ -15,22 +13,25 @@ pub(super) type Page = [u8; SIZE];
 /// Bytes of the part that says what the table is, with the checksum at its end.
 pub(super) const FIXED: usize = 96;
 const SUM_AT: usize = 88;
+/// Where the addresses are that go along with the slots.
+const ALONG_AT: usize = 56;
 /// Where the words that change begin: cursor and end of use, which are one aligned word of 64 bits; what was switched
 /// on; on which side the index is.
 pub(super) const CURSOR_AT: usize = 128;
 pub(super) const END_AT: usize = CURSOR_AT + 4;
 pub(super) const SWITCHED_AT: usize = 136;
 pub(super) const SIDE_AT: usize = 140;
-/// Where the segments are, and the bytes of each.
+/// Where the segments are, and the bytes of each: first address, number of addresses, prefix of the subnet.
 pub(super) const SEGMENTS_AT: usize = 256;
-const SEGMENT: usize = 16;
+const SEGMENT: usize = 24;
+const _: () = assert!(ALONG_AT + SEGMENT <= SUM_AT);
 /// Where the hints are, up to the end of the page.
 const HINTS_AT: usize = 1024;
 const _: () = assert!(SEGMENTS_AT + SEGMENT * SEGMENTS_MAX <= HINTS_AT);
 const _: () = assert!(HINTS_AT + hint::SIZE * (SLOTS_MAX / hint::CHUNK) as usize <= SIZE);
 
 const MAGIC: &[u8; 8] = b"dunleas\n";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// What a table is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +39,6 @@ pub(super) struct Header {
     /// `/proc/sys/kernel/random/boot_id`, 36 characters.
     pub(super) boot_id: [u8; 36],
     pub(super) segments: Segments,
-    /// What the slots are added to for IPv6.
-    pub(super) base6: Option<Ipv6Addr>,
 }
 
 /// Where the state of a slot is.
@@ -78,21 +77,16 @@ impl Header {
     /// The fixed part and the segments. Segments are only ever appended, and count only once the fixed part says
     /// so: they are to be written first.
     pub(super) fn encode(&self) -> ([u8; FIXED], Vec<u8>) {
-        let mut segments = Vec::new();
-        for segment in self.segments.iter() {
-            segments.extend(segment.net.network().octets());
-            segments.extend([segment.net.prefix_len(), 0, 0, 0]);
-            segments.extend(segment.first.to_le_bytes());
-            segments.extend(segment.length.to_le_bytes());
-        }
+        let segments: Vec<u8> = self.segments.iter().flat_map(encode).collect();
         let mut bytes = [0; FIXED];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         let count = u32::try_from(segments.len() / SEGMENT).expect("at most 32 segments");
         bytes[12..16].copy_from_slice(&count.to_le_bytes());
-        bytes[16] = u8::from(self.base6.is_some());
         bytes[20..56].copy_from_slice(&self.boot_id);
-        bytes[56..72].copy_from_slice(&self.base6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+        if let Some(along) = &self.segments.along {
+            bytes[ALONG_AT..ALONG_AT + SEGMENT].copy_from_slice(&encode(along));
+        }
         let sum = checksum(&[&bytes[..SUM_AT], &segments]);
         bytes[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
         (bytes, segments)
@@ -114,21 +108,36 @@ impl Header {
             return Err(damaged);
         }
         let mut all = Segments::default();
-        for bytes in segments.chunks_exact(SEGMENT) {
-            let address: [u8; 4] = bytes[..4].try_into().expect("four bytes");
-            let net = Ipv4Net::new(Ipv4Addr::from(address), bytes[4]).map_err(|_| damaged)?;
-            let segment = Segment { net, first: word(bytes, 8), length: word(bytes, 12) };
-            if !segment.is_sound() || !all.append(segment) {
+        for bytes in segments.as_chunks().0 {
+            let segment = decode(bytes, RANGE_MAX);
+            if !segment.is_some_and(|segment| all.append(segment)) {
                 return Err(Unreadable("has a subnet of impossible size"));
             }
         }
-        let base6: [u8; 16] = bytes[56..72].try_into().expect("sixteen bytes");
-        Ok(Self {
-            boot_id: bytes[20..56].try_into().expect("36 bytes"),
-            segments: all,
-            base6: (bytes[16] != 0).then(|| base6.into()),
-        })
+        // Zeroes, which nothing goes along with, are of no length.
+        all.along = decode(bytes[ALONG_AT..].first_chunk().expect("a page is larger"), SLOTS_MAX);
+        Ok(Self { boot_id: bytes[20..56].try_into().expect("36 bytes"), segments: all })
     }
+}
+
+fn encode(segment: &Segment) -> [u8; SEGMENT] {
+    let mut bytes = [0; SEGMENT];
+    bytes[..16].copy_from_slice(&segment.first.to_be_bytes());
+    bytes[16..20].copy_from_slice(&segment.length.to_le_bytes());
+    // As for the IPv6 address that an IPv4 address is mapped to.
+    let longer = if segment.net.addr().is_ipv4() { 96 } else { 0 };
+    bytes[20] = segment.net.prefix_len() + longer;
+    bytes
+}
+
+/// `None` for what no segment can be.
+fn decode(bytes: &[u8; SEGMENT], most: u32) -> Option<Segment> {
+    let first = u128::from_be_bytes(*bytes.first_chunk()?);
+    let address = numbered(first);
+    let prefix = bytes[20].checked_sub(if address.is_ipv4() { 96 } else { 0 })?;
+    let net = IpNet::new(address, prefix).ok()?.trunc();
+    let segment = Segment { net, first, length: word(bytes, 16) };
+    (number(address) == first && segment.is_sound(most)).then_some(segment)
 }
 
 /// A number of the page.

@@ -1,21 +1,22 @@
 //! One lease table while nobody else can change it.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use dunnage_sys::flock::Flock;
 use dunnage_sys::netns::NetnsId;
 use dunnage_sys::{Call, clock};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
+use super::further::Part;
 use super::header::Header;
-use super::record::{Given, Lease, LeaseKind, LeaseState, Owner, Record};
+use super::record::{Further, Given, Lease, LeaseKind, LeaseState, Owner, Record, STATE_MASK};
 use super::slots::Slots;
 use super::table::{Table, write_header};
 use super::vacancy::vacancy;
 use super::words::is_used;
-use crate::segment::Segments;
+use crate::segment::{Interval, Segments, numbered};
 use crate::{Error, Result};
 
 /// An address that was given back rests for so long, as long as there are others: whoever talked to its last pod
@@ -40,7 +41,7 @@ impl<'a> LockedLeases<'a> {
 
     /// The subnets that leases can be of: those of the store, and those it had before while pods are in them.
     #[must_use]
-    pub fn subnets(&self) -> Vec<Ipv4Net> {
+    pub fn subnets(&self) -> Vec<IpNet> {
         self.header.segments.nets()
     }
 
@@ -48,10 +49,16 @@ impl<'a> LockedLeases<'a> {
         &self.header.segments
     }
 
-    /// Whether every wanted address has a slot.
+    /// Whether every wanted address has a slot, or goes along with one.
     pub(crate) fn fits(&self) -> Result<bool> {
-        let wanted = self.table.wanted(&self.header.segments)?;
-        Ok(self.header.segments.include(&wanted) && self.header.base6 == self.table.base6())
+        let segments = &self.header.segments;
+        let fits = self.table.wanted(segments)?.into_iter().all(|segment| segments.has(segment));
+        Ok(fits && self.table.ranges.along(segments).is_none_or(|set| self.reaches(set)))
+    }
+
+    fn reaches(&self, set: usize) -> bool {
+        let wanted = self.table.ranges.reach_along(set).length;
+        self.header.segments.along.is_some_and(|along| wanted <= along.length)
     }
 
     /// Begins an empty table, of the network's subnets.
@@ -66,21 +73,19 @@ impl<'a> LockedLeases<'a> {
     /// Adds the network's subnets; the slots that there are stay what they are.
     pub(crate) fn extend(&mut self) -> Result<()> {
         let mut header = self.header.clone();
-        let name = || self.table.path.display().to_string();
-        for segment in self.table.wanted(&self.header.segments)?.iter() {
-            if !header.segments.append(*segment) {
-                let reason = format!("has no room for {} beside the pods in it", segment.net);
-                return Err(Error::Foreign { what: "lease table", name: name(), reason });
-            }
-        }
-        let wanted = self.table.base6();
-        if wanted.is_some() && wanted != header.base6 {
-            if self.leases()?.iter().any(|lease| lease.given.address6.is_some()) {
-                let had = header.base6.unwrap_or(Ipv6Addr::UNSPECIFIED);
+        let segments = &mut header.segments;
+        self.extend_along(segments)?;
+        for segment in self.table.wanted(segments)? {
+            if segments.along.is_some_and(|along| along.meets(segment)) {
+                let had =
+                    segments.along.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |along| numbered(along.first));
                 let reason = format!("has pods in the IPv6 range from {had}, so it cannot be another one");
-                return Err(Error::Foreign { what: "lease table", name: name(), reason });
+                return Err(self.cannot_extend(reason));
             }
-            header.base6 = wanted;
+            if !segments.append(segment) {
+                let reason = format!("has no room for {} beside the pods in it", segment.net);
+                return Err(self.cannot_extend(reason));
+            }
         }
         let slots = header.segments.slots();
         let index = self.slots.index_for(slots)?;
@@ -89,42 +94,77 @@ impl<'a> LockedLeases<'a> {
         self.slots.grow(slots, index)
     }
 
+    /// What goes along with slots stays while a pod has one of its addresses; it can only reach farther.
+    fn extend_along(&self, segments: &mut Segments) -> Result<()> {
+        let ranges = &self.table.ranges;
+        if let Some(along) = segments.along {
+            let of_it = |lease: &Lease| {
+                lease.given.address6.is_some_and(|address| along.number(address.into()).is_some())
+            };
+            if !self.leases()?.iter().any(of_it) {
+                segments.along = None;
+            }
+        }
+        let wanted = match (segments.along, ranges.along(segments)) {
+            (None, _) => ranges.begin_along(),
+            (Some(along), Some(set)) => {
+                Some(ranges.reach_along(set)).filter(|wanted| wanted.length > along.length)
+            }
+            (Some(_), None) => None,
+        };
+        if let Some(wanted) = wanted.filter(|wanted| !segments.meets(*wanted)) {
+            segments.along = Some(wanted);
+        }
+        Ok(())
+    }
+
+    fn cannot_extend(&self, reason: String) -> Error {
+        Error::Foreign { what: "lease table", name: self.table.path.display().to_string(), reason }
+    }
+
     /// Reserves an address; the one after the last that was given, so that one that was given back rests as
     /// long as possible.
     ///
     /// # Errors
     /// [`Error::Exhausted`]; [`Error::Attached`] when the owner has a lease in any state.
     pub fn reserve(&mut self, owner: &Owner, netns: NetnsId) -> Result<Lease> {
-        self.reserve_with(owner, netns, None, |_, _| Given::nothing(LeaseKind::Attached))
+        self.reserve_with(owner, netns, None, &[], |_, _, _| Given::nothing(LeaseKind::Attached))
     }
 
-    /// Reserves a certain address, or any; `given` says what goes with it.
+    /// Reserves a certain address, or any, and one of each further set; `given` says what goes with them.
     pub(crate) fn reserve_with(
         &mut self,
         owner: &Owner,
         netns: NetnsId,
         address: Option<Ipv4Addr>,
-        given: impl FnOnce(u32, Ipv4Addr) -> Given,
+        further: &[IpAddr],
+        given: impl FnOnce(u32, Ipv4Addr, &[Part]) -> Given,
     ) -> Result<Lease> {
         // Who asks this finds nothing mostly, so it is not asked of all the words as well.
         if let Some(lease) = self.first_of(owner, self.slots.indexed(owner.tag())?)? {
             let address = lease.ip();
             return Err(Error::Attached { owner: owner.to_string(), address });
         }
-        let places = self.table.ranges.places(&self.header.segments);
+        let ranges = &self.table.ranges;
+        let places = ranges.places(&self.header.segments);
         let slot = match address {
-            Some(address) => self.wanted_slot(&places, address)?,
+            Some(address) => self.wanted_slot(&places, address.into())?,
             None => {
-                let rested = seconds().saturating_sub(as_seconds(REST));
-                let slot = vacancy(&self.slots.words, &self.slots.file, &places, rested)?;
-                slot.map_or_else(|| Err(self.exhausted(&places)), Ok)?
+                let cursor = self.slots.words.cursor();
+                let slot = vacancy(&self.slots.words, &self.slots.file, &places, cursor, rested())?;
+                let set = ranges.first(true).or(ranges.first(false)).unwrap_or(0);
+                slot.map_or_else(|| Err(self.exhausted(set, &places)), Ok)?
             }
         };
+        let parts = self.choose_parts(&places, slot, further)?;
         if address.is_none() {
             self.slots.words.advance(&self.slots.file, slot)?;
         }
-        let given = given(slot, self.address(slot));
-        self.put(slot, owner, netns, given)
+        let given = given(slot, self.address(slot), &parts);
+        let mut lease = self.put(slot, owner, netns, given)?;
+        self.put_parts(owner, netns, &parts)?;
+        lease.further.extend(parts.iter().map(|part| part.further));
+        Ok(lease)
     }
 
     /// Keeps the place of an IPv6 address that was asked for from being given to somebody else.
@@ -142,10 +182,11 @@ impl<'a> LockedLeases<'a> {
         let record = Record { owner: owner.clone(), netns, given };
         self.slots.put(slot, &record, LeaseState::Reserved)?;
         let holder = Some((record.owner, netns));
-        Ok(Lease { slot, address: self.address(slot), state: LeaseState::Reserved, holder, given })
+        let (address, state) = (self.address(slot), LeaseState::Reserved);
+        Ok(Lease { slot, address, state, holder, given, further: Vec::new() })
     }
 
-    fn wanted_slot(&self, places: &[(u64, u64)], address: Ipv4Addr) -> Result<u32> {
+    pub(super) fn wanted_slot(&self, places: &[Interval], address: IpAddr) -> Result<u32> {
         let slot = self.header.segments.slot(address);
         let given = |slot: &u32| places.iter().any(|(first, end)| (*first..*end).contains(&u64::from(*slot)));
         let slot = slot.filter(given).ok_or_else(|| Error::Invalid {
@@ -153,15 +194,12 @@ impl<'a> LockedLeases<'a> {
             value: address.to_string(),
             reason: "is not one that the network's ranges give to pods",
         })?;
-        if is_used(self.slots.word(slot)?) { Err(Error::Taken { address: address.into() }) } else { Ok(slot) }
+        if is_used(self.slots.word(slot)?) { Err(Error::Taken { address }) } else { Ok(slot) }
     }
 
-    fn exhausted(&self, places: &[(u64, u64)]) -> Error {
-        let ranges = &self.table.ranges;
-        let mut nets: Vec<String> = ranges.v4.iter().map(|range| range.subnet.to_string()).collect();
-        if nets.is_empty() {
-            nets.extend(ranges.v6.as_ref().map(|range| range.subnet.to_string()));
-        }
+    pub(super) fn exhausted(&self, set: usize, places: &[Interval]) -> Error {
+        let nets: Vec<String> =
+            self.table.ranges.sets[set].iter().map(|range| range.subnet.to_string()).collect();
         let total: u64 = places.iter().map(|(first, end)| end - first).sum();
         let used = match self.slots.used() {
             Ok(used) => used,
@@ -187,19 +225,38 @@ impl<'a> LockedLeases<'a> {
         if let Some(lease) = self.first_of(owner, self.slots.indexed(tag)?)? {
             return Ok(Some(lease));
         }
-        let Some(lease) = self.first_of(owner, self.slots.tagged(tag)?)? else { return Ok(None) };
-        self.slots.enter(tag, lease.slot)?;
+        let slots = self.slots.tagged(tag)?;
+        let Some(lease) = self.first_of(owner, slots.clone())? else { return Ok(None) };
+        slots.into_iter().try_for_each(|(slot, _)| self.slots.enter(tag, slot))?;
         Ok(Some(lease))
     }
 
+    /// Its own lease, with the further addresses that are among the slots.
     fn first_of(&self, owner: &Owner, slots: Vec<(u32, u32)>) -> Result<Option<Lease>> {
+        let (mut own, mut further) = (None, Vec::new());
         for (slot, word) in slots {
             let lease = self.lease(slot, word)?;
-            if lease.is_of(owner) && lease.given.kind != LeaseKind::Companion {
-                return Ok(Some(lease));
+            match lease.given.kind {
+                _ if !lease.is_of(owner) => {}
+                LeaseKind::Companion => {}
+                LeaseKind::Further => further.push(Further::of(&lease)),
+                LeaseKind::Attached | LeaseKind::Imported => own = own.or(Some(lease)),
             }
         }
-        Ok(None)
+        Ok(own.map(|own| Lease { further, ..own }))
+    }
+
+    /// Whether a used slot is still of the owner that a lease of it says, which ends with another of that owner.
+    pub(crate) fn is_current(&self, lease: &Lease) -> Result<bool> {
+        let word = self.slots.word(lease.slot)?;
+        let tag = lease.holder.as_ref().map(|(owner, _)| owner.tag());
+        Ok(is_used(word) && tag.is_none_or(|tag| word & !STATE_MASK == tag))
+    }
+
+    /// Whether somebody has a slot and others with it, as far as can be told without what was written of who it is.
+    pub(crate) fn has_others(&self, lease: &Lease) -> Result<bool> {
+        let tag = self.slots.word(lease.slot)? & !STATE_MASK;
+        Ok(self.slots.indexed(tag)?.iter().any(|(slot, _)| *slot != lease.slot))
     }
 
     /// Every lease, by address.
@@ -260,10 +317,13 @@ impl<'a> LockedLeases<'a> {
         }
     }
 
-    /// The address of a slot.
+    /// The IPv4 address of a slot; unspecified for one of IPv6.
     #[must_use]
     pub fn address(&self, slot: u32) -> Ipv4Addr {
-        self.header.segments.address(slot).unwrap_or(Ipv4Addr::UNSPECIFIED)
+        match self.header.segments.address(slot) {
+            Some(IpAddr::V4(address)) => address,
+            _ => Ipv4Addr::UNSPECIFIED,
+        }
     }
 
     pub(super) fn lease(&self, slot: u32, word: u32) -> Result<Lease> {
@@ -271,13 +331,18 @@ impl<'a> LockedLeases<'a> {
         let given = record.as_ref().map_or(Given::nothing(LeaseKind::Attached), |record| record.given);
         let holder = record.map(|record| (record.owner, record.netns));
         let state = LeaseState::of(word).expect("only slots with a state are used");
-        Ok(Lease { slot, address: self.address(slot), state, holder, given })
+        Ok(Lease { slot, address: self.address(slot), state, holder, given, further: Vec::new() })
     }
 }
 
 /// Since boot, at least one.
 pub(super) fn seconds() -> u32 {
     as_seconds(clock::since_boot()).max(1)
+}
+
+/// What was given back before has rested.
+pub(super) fn rested() -> u32 {
+    seconds().saturating_sub(as_seconds(REST))
 }
 
 fn as_seconds(duration: Duration) -> u32 {

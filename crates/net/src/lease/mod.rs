@@ -3,6 +3,14 @@
 //! Slot number n is the n-th address of the network's subnets. The tables live on a tmpfs and are worthless after a
 //! reboot, which the boot id in the header tells.
 //!
+//! A pod's lease is a slot of the network's first set of IPv4 ranges, or of placeholders in a network without. An
+//! IPv6 range that is long enough goes along with the slots, the n-th address with the n-th slot, so that two
+//! addresses cost what one does. Every other set of ranges has slots of its own: a pod gets one of each of them,
+//! marked as a further one of its lease's owner, and the index finds them by that owner. They are written after the
+//! lease and freed before it, so that what a crash leaves of them has a lease in the middle of a change, too. Sets are
+//! free to have ranges of any size, to change places and to come and go while pods have addresses of them, because a
+//! slot is an address whatever set it is of.
+//!
 //! ```text
 //! │ header, hints │ words                   │ index               │ records                         │
 //! │ 4096 bytes    │ state and owner's tag   │ owner's tag → slot  │ who has it, what was given      │
@@ -31,6 +39,7 @@
 mod crashes;
 mod file;
 mod free;
+mod further;
 mod give_back;
 mod header;
 mod hint;
@@ -47,6 +56,7 @@ mod take_over;
 mod vacancy;
 mod words;
 
+pub(crate) use further::Part;
 pub use locked::LockedLeases;
 pub(crate) use record::Given;
 pub use record::{Lease, LeaseKind, LeaseState, Owner};

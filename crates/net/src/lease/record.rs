@@ -17,6 +17,7 @@ const NAMES_MAX: usize = 96;
 const HAS_IPV6: u8 = 1;
 const IMPORTED: u8 = 2;
 const COMPANION: u8 = 4;
+const FURTHER: u8 = 8;
 
 /// What an address is leased to: one interface of one container or pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -87,8 +88,24 @@ pub enum LeaseKind {
     Attached,
     /// Another plugin's lease, of a pod that it attached; nothing of it on the host is known here.
     Imported,
-    /// The IPv6 address that belongs to this place was given together with another IPv4 address.
+    /// The IPv6 address that goes along with this place was given together with another IPv4 address.
     Companion,
+    /// One more address of a pod whose own lease is another: of another set of ranges.
+    Further,
+}
+
+impl LeaseKind {
+    /// Whether it ends with another lease of its owner.
+    pub(crate) fn is_part(self) -> bool {
+        matches!(self, Self::Companion | Self::Further)
+    }
+}
+
+/// One more address of a pod, and the host's next to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Further {
+    pub(crate) address: IpAddr,
+    pub(crate) gateway: IpAddr,
 }
 
 impl Given {
@@ -128,13 +145,16 @@ impl LeaseState {
 pub struct Lease {
     /// Its place in the table.
     pub slot: u32,
-    /// The IPv4 address, or what stands for it in a network without: see [`Self::address4`].
+    /// The IPv4 address, or what stands for it in a network without: see [`Self::address4`]. Unspecified for a
+    /// further address of IPv6, see [`Self::ip`].
     pub address: Ipv4Addr,
     /// Where it is in its life.
     pub state: LeaseState,
     /// Who has it and in which network namespace; `None` when that part of the table is damaged.
     pub holder: Option<(Owner, NetnsId)>,
     pub(crate) given: Given,
+    /// What else its owner has, of sets of ranges beyond the first of each family; empty in lists of all leases.
+    pub(crate) further: Vec<Further>,
 }
 
 impl Lease {
@@ -148,6 +168,12 @@ impl Lease {
     #[must_use]
     pub fn address4(&self) -> Option<Ipv4Addr> {
         Some(self.address).filter(|address| !is_placeholder(*address))
+    }
+
+    /// The addresses of its own slot, and what goes along with it.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v6 = self.given.address6.map(IpAddr::V6);
+        self.address4().map(IpAddr::V4).into_iter().chain(v6)
     }
 
     /// The address that people know it by: of IPv4, if there is one.
@@ -199,6 +225,7 @@ impl Record {
             LeaseKind::Attached => 0,
             LeaseKind::Imported => IMPORTED,
             LeaseKind::Companion => COMPANION,
+            LeaseKind::Further => FURTHER,
         }
     }
 
@@ -229,6 +256,7 @@ fn given(bytes: &[u8; SIZE]) -> Given {
         kind: match bytes[26] & !HAS_IPV6 {
             IMPORTED => LeaseKind::Imported,
             COMPANION => LeaseKind::Companion,
+            FURTHER => LeaseKind::Further,
             _ => LeaseKind::Attached,
         },
     }

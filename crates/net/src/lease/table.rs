@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
-use std::net::Ipv6Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -33,13 +32,8 @@ pub(super) struct Table {
 impl Table {
     /// The header that an empty table gets.
     fn header(&self) -> Result<Header> {
-        let segments = self.wanted(&Segments::default())?;
-        Ok(Header { boot_id: self.boot_id, segments, base6: self.base6() })
-    }
-
-    /// What slots are to be added to for IPv6.
-    pub(super) fn base6(&self) -> Option<Ipv6Addr> {
-        self.ranges.v6.as_ref().map(|range| range.first)
+        let placeholder = self.placeholder(&Segments::default())?;
+        Ok(Header { boot_id: self.boot_id, segments: self.ranges.begin(placeholder) })
     }
 
     /// What the table is for, and its slots; `None` when there is none of this boot.
@@ -92,16 +86,17 @@ impl Table {
     }
 
     /// The parts that the network wants of a table that has some already.
-    pub(super) fn wanted(&self, had: &Segments) -> Result<Segments> {
-        if !self.ranges.v4.is_empty() {
-            return Ok(self.ranges.segments());
+    pub(super) fn wanted(&self, had: &Segments) -> Result<Vec<Segment>> {
+        Ok(self.ranges.segments(self.ranges.along(had), self.placeholder(had)?))
+    }
+
+    /// What stands for IPv4 addresses where there are none.
+    fn placeholder(&self, had: &Segments) -> Result<Segment> {
+        match had.placeholder() {
+            Some(segment) => Ok(segment),
+            None if self.ranges.has_family(true) => Ok(Segment::placeholder(0)),
+            None => self.free_placeholder(),
         }
-        let mut wanted = Segments::default();
-        wanted.append(match had.placeholder() {
-            Some(segment) => segment,
-            None => self.free_placeholder()?,
-        });
-        Ok(wanted)
     }
 
     /// Placeholders that no other table of this boot has: links are named after them.

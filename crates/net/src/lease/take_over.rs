@@ -1,15 +1,17 @@
 //! Another plugin's leases, written into a table that has no name yet.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
 use super::header::Header;
-use super::record::{Given, LeaseKind, LeaseState, Owner, Record};
+use super::record::{Further, Given, LeaseKind, LeaseState, Owner, Record};
 use super::slots::Slots;
+use super::words::is_used;
 use crate::Result;
 use crate::range::Ranges;
+use crate::segment::Segments;
 
 /// Writes them down. What is not in its ranges has no place, and
 /// cannot be given to anybody either.
@@ -19,46 +21,64 @@ pub(super) fn take_over(
     header: &Header,
     imported: &[(IpAddr, Owner)],
 ) -> Result<()> {
+    let segments = &header.segments;
     let mut last = None;
-    let mut taken = BTreeSet::new();
-    let of_owner: HashMap<&Owner, Ipv6Addr> = imported
+    let mut leased: HashSet<&Owner> = HashSet::new();
+    let along_of: HashMap<&Owner, Ipv6Addr> = imported
         .iter()
         .filter_map(|(address, owner)| match address {
-            IpAddr::V6(address) => Some((owner, *address)),
+            IpAddr::V6(address) => segments.along_slot(*address).map(|_| (owner, *address)),
             IpAddr::V4(_) => None,
         })
         .collect();
-    let slot6 = |address| ranges.v6.as_ref().and_then(|range| range.slot(address));
-    let mut put = |slot: u32, owner: &Owner, given: Given| -> Result<()> {
-        if !taken.insert(slot) {
-            return Ok(());
-        }
-        let record = Record { owner: owner.clone(), netns: NetnsId { dev: 0, ino: 0 }, given };
-        slots.put(slot, &record, LeaseState::Active)
+    // What leases are of comes first, so that everything else finds the lease that it is a part of.
+    let own = |address: IpAddr| {
+        let first = ranges.first(address.is_ipv4());
+        first.is_some() && ranges.set_of(address) == first
     };
-    for (address, owner) in imported {
-        let IpAddr::V4(address) = address else { continue };
-        let Some(slot) = header.segments.slot(*address) else { continue };
-        let mut given = Given::nothing(LeaseKind::Imported);
-        given.address6 = of_owner.get(owner).copied();
-        given.gateway6 = given.address6.and(ranges.v6.as_ref()).map(|range| range.gateway);
-        put(slot, owner, given)?;
-        last = last.max(Some(slot));
-    }
-    for (address, owner) in imported {
-        let IpAddr::V6(address) = address else { continue };
-        let Some(slot) = slot6(*address).filter(|slot| *slot < header.segments.slots()) else { continue };
-        if !ranges.v4.is_empty() {
-            put(slot, owner, Given::nothing(LeaseKind::Companion))?;
+    let mut ordered: Vec<&(IpAddr, Owner)> = imported.iter().collect();
+    ordered.sort_by_key(|(address, _)| (!address.is_ipv4() && ranges.has_family(true), !own(*address)));
+    for (address, owner) in ordered {
+        let along = along_slot(segments, *address);
+        let Some(slot) = along.or_else(|| segments.slot(*address)) else { continue };
+        if is_used(slots.word(slot)?) {
             continue;
         }
-        let mut given = Given::nothing(LeaseKind::Imported);
-        given.address6 = Some(*address);
-        given.gateway6 = ranges.v6.as_ref().map(|range| range.gateway);
-        put(slot, owner, given)?;
-        last = last.max(Some(slot));
+        let mut given = further(ranges, *address).given();
+        if along.is_some() && ranges.has_family(true) {
+            given = Given::nothing(LeaseKind::Companion);
+        } else if leased.insert(owner) {
+            given.kind = LeaseKind::Imported;
+            if address.is_ipv4() {
+                given.address6 = along_of.get(owner).copied();
+                given.gateway6 = given.address6.map(|address| gateway6(ranges, address));
+            }
+            let of_lease = own(*address) && (along.is_some() || address.is_ipv4());
+            last = last.max(of_lease.then_some(slot));
+        }
+        let record = Record { owner: owner.clone(), netns: NetnsId { dev: 0, ino: 0 }, given };
+        slots.put(slot, &record, LeaseState::Active)?;
     }
     last.map_or(Ok(()), |slot| slots.words.advance(&slots.file, slot))
+}
+
+fn along_slot(segments: &Segments, address: IpAddr) -> Option<u32> {
+    match address {
+        IpAddr::V6(address) => segments.along_slot(address),
+        IpAddr::V4(_) => None,
+    }
+}
+
+fn further(ranges: &Ranges, address: IpAddr) -> Further {
+    let gateway = ranges.range_of(address).map_or(address, |range| range.gateway);
+    Further { address, gateway }
+}
+
+fn gateway6(ranges: &Ranges, address: Ipv6Addr) -> Ipv6Addr {
+    match further(ranges, address.into()).gateway {
+        IpAddr::V6(gateway) => gateway,
+        IpAddr::V4(_) => address,
+    }
 }
 
 #[cfg(test)]

@@ -16,9 +16,10 @@ pub(super) fn vacancy(
     words: &Words,
     file: &TableFile,
     places: &[Interval],
+    cursor: u32,
     rested: u32,
 ) -> Result<Option<u32>> {
-    let search = Search { words, file, places, rested };
+    let search = Search { words, file, places, cursor, rested };
     if let Some(slot) = search.by_hints()? {
         return Ok(Some(slot));
     }
@@ -40,6 +41,7 @@ struct Search<'a> {
     words: &'a Words,
     file: &'a TableFile,
     places: &'a [Interval],
+    cursor: u32,
     /// What was given back later than this rests.
     rested: u32,
 }
@@ -83,7 +85,7 @@ impl Search<'_> {
 
     /// The chunks of the places, from the cursor on and then those before it.
     fn parts(&self) -> impl Iterator<Item = Part> {
-        let cursor = u64::from(self.words.cursor());
+        let cursor = u64::from(self.cursor);
         let behind = self.places.iter().map(move |&(first, end)| (first.max(cursor), end));
         let before = self.places.iter().map(move |&(first, end)| (first, end.min(cursor)));
         behind.chain(before).flat_map(|(first, end)| {
@@ -188,7 +190,7 @@ mod tests {
                 Hint { free_since: hint.free_since.min(*since), ..hint }
             }).collect();
             let (file, words) = table(&filled, &hints);
-            let found = vacancy(&words, &file, &filled.places, RESTED).unwrap();
+            let found = vacancy(&words, &file, &filled.places, filled.cursor, RESTED).unwrap();
             match expected(&filled) {
                 (Some(slot), _) => prop_assert_eq!(found, Some(slot)),
                 (None, Some(since)) => {
@@ -206,7 +208,7 @@ mod tests {
         ) {
             let hints: Vec<Hint> = damaged.iter().map(Hint::decode).collect();
             let (file, words) = table(&filled, &hints);
-            let found = vacancy(&words, &file, &filled.places, RESTED).unwrap();
+            let found = vacancy(&words, &file, &filled.places, filled.cursor, RESTED).unwrap();
             let (rested, since) = expected(&filled);
             prop_assert_eq!(found.is_some(), rested.is_some() || since.is_some());
             if let Some(slot) = found {

@@ -22,7 +22,8 @@ use crate::channel::{Channel, Request};
 pub use link::LinkOptions;
 pub(crate) use link::{Bridge, Link};
 pub use qdisc::Shape;
-pub(crate) use veth::{HostEnd, Pair, PodAddress, PodEnd, Veth, Way};
+pub use veth::PodAddress;
+pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way};
 
 /// Loopback is the first link of every network namespace.
 const LOOPBACK: u32 = 1;

@@ -39,12 +39,12 @@ pub(crate) struct Pair {
 }
 
 /// An address of the pod and the way out.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PodAddress {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodAddress {
     /// With the prefix that the interface gets.
-    pub(crate) net: IpNet,
-    /// Where the default route leads.
-    pub(crate) gateway: IpAddr,
+    pub net: IpNet,
+    /// The host's address next to it.
+    pub gateway: IpAddr,
 }
 
 /// How packets get from the host to the pod.
@@ -137,14 +137,15 @@ impl RouteSocket {
         batch.extend(end.addresses.iter().map(|to| add_address(end.index, name, to.net)));
         // A route needs its address, and the link up.
         batch.push(up(end.index, name));
-        for to in end.addresses {
-            let of_family = |route: &&PodRoute| route.destination.addr().is_ipv4() == to.net.addr().is_ipv4();
-            batch.extend(
-                end.routes
-                    .iter()
-                    .filter(of_family)
-                    .map(|route| pod_route(end.index, route, route.gateway.unwrap_or(to.gateway))),
-            );
+        for (position, to) in end.addresses.iter().enumerate() {
+            let of_family = |other: IpAddr| other.is_ipv4() == to.gateway.is_ipv4();
+            // By the gateway of the first address of the family, as the reference plugins have it.
+            if !end.addresses[..position].iter().any(|before| of_family(before.gateway)) {
+                let routes = end.routes.iter().filter(|route| of_family(route.destination.addr()));
+                batch.extend(
+                    routes.map(|route| pod_route(end.index, route, route.gateway.unwrap_or(to.gateway))),
+                );
+            }
             batch.extend(end.gateway_mac.map(|mac| neighbour(end.index, to.gateway, mac)));
         }
 

@@ -141,6 +141,10 @@ impl Pod {
     pub fn ip(&self) -> IpAddr {
         self.attachment.ip()
     }
+
+    pub fn gateway(&self) -> IpAddr {
+        self.attachment.addresses[0].gateway
+    }
 }
 
 /// The network of all tests.
