@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::words::is_used;
 use super::{Given, Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner, Part};
-use crate::{Ranges, Result};
+use crate::{Range, Ranges, Result};
 
 const NETNS: NetnsId = NetnsId { dev: 4, ino: 4_026_531_840 };
 
@@ -117,20 +117,67 @@ pub(super) fn check(leases: &LockedLeases<'_>) {
     let expected = all.iter().filter(|lease| lease.state != LeaseState::Active).map(|lease| lease.slot);
     assert_eq!(cut_short, expected.collect::<Vec<_>>());
     assert_eq!(leases.is_empty(), all.is_empty());
+    check_parts(leases, &all);
+}
+
+/// No address is of two pods, none is left without the lease that it ends with, and who is attached has all of them.
+pub(super) fn check_parts(leases: &LockedLeases<'_>, all: &[Lease]) {
+    let mut owners: BTreeMap<std::net::IpAddr, String> = BTreeMap::new();
+    for lease in all {
+        let Some((owner, _)) = &lease.holder else { continue };
+        for address in lease.addresses().filter(|_| lease.kind() != LeaseKind::Companion) {
+            let other = owners.insert(address, owner.to_string());
+            assert!(
+                other.as_ref().is_none_or(|other| *other == owner.to_string()),
+                "{address}: {other:?} {owner}"
+            );
+        }
+        if lease.kind() == LeaseKind::Further {
+            let own = leases.find(owner).unwrap();
+            let found = own
+                .is_some_and(|own| own.further.iter().any(|further| lease.addresses().eq([further.address])));
+            assert!(found, "{lease:?}");
+        }
+    }
 }
 
 /// Who has which slot.
 fn pods(leases: &LockedLeases<'_>) -> BTreeMap<String, u32> {
     let all = leases.leases().unwrap();
-    let pods = all.iter().filter(|lease| lease.kind() != LeaseKind::Companion);
+    let pods = all.iter().filter(|lease| !lease.kind().is_part());
     pods.map(|lease| (lease.holder.as_ref().unwrap().0.id().to_owned(), lease.slot)).collect()
 }
 
-fn stores(dir: &std::path::Path, subnet: &str) -> (LeaseStore, LeaseStore) {
+/// Which addresses a pod gets.
+#[derive(Debug, Clone, Copy)]
+enum Sets {
+    One,
+    /// Beside that of its lease one of three further sets, each with ranges of its own.
+    Four,
+}
+
+impl Sets {
+    fn further(self) -> usize {
+        match self {
+            Self::One => 0,
+            Self::Four => 3,
+        }
+    }
+}
+
+fn stores(dir: &std::path::Path, subnet: &str, sets: Sets) -> (LeaseStore, LeaseStore) {
     let store = |ranges| LeaseStore::new(dir, &"pods".parse().unwrap(), ranges).unwrap();
-    let one = Ranges::of(subnet.parse().unwrap(), None);
+    let range = |subnet: &str| Range::of(subnet.parse().unwrap());
+    let mut one = Ranges::of(subnet.parse().unwrap(), None);
+    if matches!(sets, Sets::Four) {
+        one.sets.insert(0, vec![range("fd00:1::/124"), range("fd00:2::/118")]);
+        one.sets.push(vec![Range { first: [10, 5, 0, 200].into(), ..range("10.5.0.0/24") }]);
+        one.sets.push(vec![range("fd00:3::/120")]);
+    }
+    one.check().unwrap();
     let mut both = one.clone();
-    both.sets[0].extend(Ranges::of("10.9.0.0/21".parse().unwrap(), None).sets.remove(0));
+    let own = both.first(true).unwrap();
+    both.sets[own].push(range("10.9.0.0/21"));
     (store(one), store(both))
 }
 
@@ -140,10 +187,11 @@ proptest! {
     #[test]
     fn a_death_between_two_writes_loses_nobody(
         small: bool,
+        sets in prop_oneof![Just(Sets::One), Just(Sets::Four)],
         deeds in prop::collection::vec((deed(), 0..30u32), 1..60),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let (one, both) = stores(dir.path(), if small { "10.0.0.0/28" } else { "10.0.0.0/21" });
+        let (one, both) = stores(dir.path(), if small { "10.0.0.0/28" } else { "10.0.0.0/21" }, sets);
         drop(one.lock().unwrap());
         for (deed, writes) in &deeds {
             let store = if matches!(deed, Deed::Extend) { &both } else { &one };
@@ -158,7 +206,11 @@ proptest! {
             let after = pods(&leases);
             for pod in 0..24 {
                 let name = format!("pod{pod}");
-                let found = leases.find(&owner(pod)).unwrap().map(|lease| lease.slot);
+                let found = leases.find(&owner(pod)).unwrap();
+                if let Some(lease) = found.as_ref().filter(|lease| lease.state == LeaseState::Active) {
+                    prop_assert_eq!(lease.further.len(), sets.further(), "{:?}", lease);
+                }
+                let found = found.map(|lease| lease.slot);
                 prop_assert_eq!(found, after.get(&name).copied());
                 if deed.pod() != Some(pod) {
                     prop_assert_eq!(found, before.get(&name).copied(), "{} after {:?}", name, deed);
@@ -168,6 +220,8 @@ proptest! {
                 for lease in leases.debris().unwrap() {
                     leases.release(&lease).unwrap();
                 }
+                prop_assert_eq!(leases.leases().unwrap().iter().filter(|lease| lease.kind() == LeaseKind::Further).count(),
+                    pods(&leases).len() * sets.further());
                 drop(leases);
                 check(&one.lock().unwrap());
             }
@@ -178,8 +232,12 @@ proptest! {
 /// Every place where an ADD and a DEL can be cut short, one after the other, with others around it.
 #[test]
 fn whatever_write_is_the_last_the_next_process_goes_on() {
+    [Sets::One, Sets::Four].into_iter().for_each(goes_on_after_any_write);
+}
+
+fn goes_on_after_any_write(sets: Sets) {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = stores(dir.path(), "10.0.0.0/28");
+    let (store, _) = stores(dir.path(), "10.0.0.0/28", sets);
     for pod in 1..6 {
         attach(&mut store.lock().unwrap(), pod).unwrap();
     }
@@ -195,7 +253,7 @@ fn whatever_write_is_the_last_the_next_process_goes_on() {
             let mut leases = store.lock().unwrap();
             check(&leases);
             if done.is_ok() {
-                assert!(writes > 2, "either has several writes");
+                assert!(writes > 2 + 2 * u32::try_from(sets.further()).unwrap(), "either has several writes");
                 break;
             }
             for lease in leases.debris().unwrap() {
@@ -210,13 +268,14 @@ fn whatever_write_is_the_last_the_next_process_goes_on() {
             }
         }
     }
-    assert_eq!(pods(&store.lock().unwrap()).len(), 5);
+    let leases = store.lock().unwrap();
+    assert_eq!((pods(&leases).len(), leases.leases().unwrap().len()), (5, 5 + 5 * sets.further()));
 }
 
 #[test]
 fn an_address_that_is_asked_for_far_from_all_others_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = stores(dir.path(), "10.0.0.0/21");
+    let (store, _) = stores(dir.path(), "10.0.0.0/21", Sets::One);
     attach(&mut store.lock().unwrap(), 0).unwrap();
     let wanted = Some("10.0.5.7".parse().unwrap());
     let given = |_, _, _: &[Part]| Given::nothing(LeaseKind::Attached);
@@ -238,7 +297,7 @@ fn an_address_that_is_asked_for_far_from_all_others_is_kept() {
 #[test]
 fn an_index_full_of_nobodys_cells_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = stores(dir.path(), "10.0.0.0/28");
+    let (store, _) = stores(dir.path(), "10.0.0.0/28", Sets::One);
     for pod in 0..5 {
         attach(&mut store.lock().unwrap(), pod).unwrap();
     }
@@ -266,7 +325,7 @@ fn an_index_full_of_nobodys_cells_is_made_anew() {
 #[test]
 fn cells_of_those_who_are_gone_do_not_gather() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = stores(dir.path(), "10.0.0.0/24");
+    let (store, _) = stores(dir.path(), "10.0.0.0/24", Sets::One);
     let mut leases = store.lock().unwrap();
     let mut present = Vec::new();
     let mut random = 1u32;

@@ -36,6 +36,8 @@
 //! somebody flushed the firewall.
 
 #[cfg(test)]
+mod changes;
+#[cfg(test)]
 mod crashes;
 mod file;
 mod free;
