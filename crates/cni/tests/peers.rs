@@ -52,6 +52,12 @@ fn the_same_configuration_gives_the_same_result() {
                 "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}),
             json!({"ipam": {"ranges": [[{"subnet": "10.88.0.0/16", "rangeStart": "10.88.3.7", "rangeEnd": "10.88.3.9", "gateway": "10.88.0.7"}]]}}),
             json!({"dns": {"nameservers": ["192.0.2.53"]}}),
+            json!({"ipam": {"ranges": [[{"subnet": "fd00:1::/64"}, {"subnet": "fd00:2::/64"}], [{"subnet": "10.88.0.0/16"}]],
+                "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}),
+            json!({"ipam": {"ranges": [[{"subnet": "fd00:1::/64"}], [{"subnet": "fd00:2::/64"}]], "routes": [{"dst": "::/0"}]}}),
+            // With gateways it refuses a second one of IPv4.
+            json!({"isGateway": false, "ipam": {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}],
+                [{"subnet": "10.2.0.0/24", "rangeStart": "10.2.0.10"}]], "routes": null}}),
         ] {
             let told: Vec<Value> = [true, false]
                 .into_iter()
@@ -73,6 +79,10 @@ fn the_same_configuration_gives_the_same_result() {
                             .run(|| ip("route show default").replace(" proto static onlink", ""))
                             .trim()
                             .into();
+                        let inside = pod.run(|| ip("-o addr show eth0 scope global"));
+                        let inside: Vec<&str> =
+                            inside.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+                        told["addresses inside"] = inside.into();
                     });
                     told
                 })
