@@ -40,6 +40,13 @@ fn config(world: &World) -> Value {
             {"HostPort": 5353, "ContainerPort": 53, "Protocol": "udp"}]}}))
 }
 
+/// Two more addresses for every pod.
+fn of_several_sets(world: &World) -> Value {
+    let ranges = json!([[{"subnet": "fd00:1::/64"}, {"subnet": "fd00:2::/64"}], [{"subnet": "10.88.0.0/16"}],
+        [{"subnet": "10.2.0.0/24"}], [{"subnet": "fd00:88::/64"}]]);
+    merged(config(world), &json!({"ipam": {"ranges": ranges}}))
+}
+
 /// Runs a verb that is killed before its n-th call of a name. Whether it came that far.
 fn killed(world: &World, verb: &str, pod: &Pod, config: &Value, call: &str, number: usize) -> bool {
     let mut strace = Command::new("strace");
@@ -51,13 +58,22 @@ fn killed(world: &World, verb: &str, pod: &Pod, config: &Value, call: &str, numb
 
 /// Every moment of a verb: `prepare` makes what it is run on, `verify` sees what it has left.
 fn at_every_moment(world: &World, verb: &str, prepare: impl Fn(&Pod), verify: impl Fn(&Pod, &str)) {
-    let config = config(world);
+    at_every_moment_of(&config(world), world, verb, prepare, verify);
+}
+
+fn at_every_moment_of(
+    config: &Value,
+    world: &World,
+    verb: &str,
+    prepare: impl Fn(&Pod),
+    verify: impl Fn(&Pod, &str),
+) {
     let mut moments = 0;
     for call in CALLS {
         for number in 1.. {
             let pod = world.pod("pod");
             prepare(&pod);
-            let came_so_far = killed(world, verb, &pod, &config, call, number);
+            let came_so_far = killed(world, verb, &pod, config, call, number);
             verify(&pod, &format!("{verb} killed before {call} number {number}"));
             if !came_so_far {
                 break;
@@ -180,6 +196,49 @@ fn a_del_killed_at_any_moment_can_be_repeated_or_is_finished_by_gc() {
                 let answer = world.run("ADD", pod, &config(world));
                 assert!(answer.success, "{moment}: {answer:?}");
                 world.del(pod, &config(world));
+            },
+        );
+    });
+}
+
+#[test]
+fn no_moment_of_a_pod_with_several_addresses_of_a_family_leaves_one_of_them_leased() {
+    with_another_pod(|world| {
+        let config = of_several_sets(world);
+        let add = |pod: &Pod| world.add(pod, &config);
+        let ips =
+            json!({"runtimeConfig": {"ips": ["10.88.0.200", "10.2.0.200", "fd00:2::200", "fd00:88::200"]}});
+        let asking = merged(config.clone(), &ips);
+        // The network has grown by then, and the host has all its gateways.
+        let [one, two] = ["one", "two"].map(|name| world.pod(name));
+        add(&one);
+        world.del(&one, &config);
+        world.add(&two, &asking);
+        world.del(&two, &config);
+        world.wait_for_links_to_go("dnp0a580003");
+        collect(world);
+        let before = world.census();
+        let took_back = |moment: &str| {
+            let valid = json!([{"containerID": "other", "ifname": "eth0"}]);
+            let gc = merged(config.clone(), &json!({"cni.dev/valid-attachments": valid}));
+            let took = world.run_alone("GC", &gc);
+            assert!(took.success, "{moment}: {took:?}");
+            assert_eq!(world.census(), before, "{moment}");
+            assert_eq!(world.run_alone("GC", &gc).stderr, "", "{moment}");
+        };
+        at_every_moment_of(&config, world, "ADD", |_| {}, |_, moment| took_back(moment));
+        at_every_moment_of(&config, world, "DEL", |pod| drop(add(pod)), |_, moment| took_back(moment));
+        at_every_moment_of(
+            &config,
+            world,
+            "DEL",
+            |pod| drop(add(pod)),
+            |pod, moment| {
+                world.del(pod, &config);
+                took_back(moment);
+                let answer = world.run("ADD", pod, &asking);
+                assert!(answer.success, "{moment}: {answer:?}");
+                world.del(pod, &config);
             },
         );
     });

@@ -60,7 +60,7 @@ impl Attachment {
         first.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.net.addr())
     }
 
-    /// The first address of a family: its gateway is the next hop of the pod's routes, and host ports lead to it.
+    /// The first address of a family: its gateway is the next hop of the pod's routes.
     #[must_use]
     pub fn first(&self, ipv4: bool) -> Option<&PodAddress> {
         self.addresses.iter().find(|address| address.net.addr().is_ipv4() == ipv4)

@@ -261,11 +261,12 @@ impl Ranges {
         (along.length >= own && apart).then_some(along)
     }
 
-    /// The set whose addresses go along in a table.
+    /// The set whose addresses go along in a table: once there, whichever of the sets it is by now.
     pub(crate) fn along(&self, segments: &Segments) -> Option<usize> {
-        let set = self.first(false)?;
-        let [range] = self.sets[set].as_slice() else { return None };
-        segments.along.filter(|along| along.first == number(range.first)).and(Some(set))
+        let along = segments.along?;
+        self.sets
+            .iter()
+            .position(|set| matches!(set.as_slice(), [range] if number(range.first) == along.first))
     }
 
     /// How far the addresses reach that go along.

@@ -72,11 +72,11 @@ impl Work<'_> {
         let segments = self.leases.segments().clone();
         let goes_along = ranges.along(&segments).is_some();
         let given = |slot, address, parts: &[Part]| {
-            let along = || asked.along.or_else(|| segments.along(slot));
-            let part6 = parts.iter().find(|part| Some(part.set) == ranges.first(false));
-            let address6 = match part6.map(|part| part.further.address) {
-                Some(IpAddr::V6(address)) => Some(address),
-                _ => goes_along.then(along).flatten(),
+            // That which goes along is known by the place alone, so it has to be written down with it.
+            let first = || parts.iter().find(|part| Some(part.set) == ranges.first(false));
+            let address6 = match goes_along {
+                true => asked.along.or_else(|| segments.along(slot)),
+                false => first().and_then(Part::address6),
             };
             Given {
                 address6,

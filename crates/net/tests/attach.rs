@@ -6,7 +6,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
-use dunnage_net::{Error, Kind, LeaseState, Mode, Netns, NetworkConfig, PodNetwork};
+use dunnage_net::{Error, Kind, LeaseState, Mode, Netns, NetworkConfig, PodNetwork, PodRequest, Ranges};
 use world::{OUTSIDE, UPLINK, World, here, ip, nft, on_fresh_host, owner, seen_as, subnet};
 
 const PORT: u16 = 7000;
@@ -69,6 +69,46 @@ fn routed_pods_reach_each_other_the_host_and_outside_and_leave_nothing() {
 #[test]
 fn bridged_pods_reach_each_other_the_host_and_outside_and_leave_nothing() {
     on_fresh_host(|world| pods_reach_everything(world, Mode::Bridged));
+}
+
+/// Two addresses of each family, of which the pod that comes first in the list has the ones that end with 2.
+fn pods_are_reached_by_every_address(world: &World, mode: Mode) {
+    let before = world.census();
+    let nets = ["10.1.0.0/24", "fd00:1::/64", "10.2.0.0/24", "fd00:2::/120"].map(|net| net.parse().unwrap());
+    let config = NetworkConfig { mode, ranges: Ranges::each(nets), ..world.config() };
+    let mut network = PodNetwork::open(config).unwrap();
+    let (a, b) = (world.pod(&mut network, "a"), world.pod(&mut network, "b"));
+    let of = |pod: &world::Pod| -> Vec<IpAddr> {
+        pod.attachment.addresses.iter().map(|address| address.net.addr()).collect()
+    };
+    assert_eq!(
+        of(&a).iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.1.0.2", "fd00:1::2", "10.2.0.2", "fd00:2::2"]
+    );
+    for (from, to) in of(&b).into_iter().zip(of(&a)) {
+        let receiver = a.netns.0.run(|| UdpSocket::bind((to, 9)).unwrap()).unwrap();
+        receiver.set_read_timeout(Some(world::PATIENCE)).unwrap();
+        let sender = b.netns.0.run(|| UdpSocket::bind((from, 0)).unwrap()).unwrap();
+        sender.send_to(b"x", (to, 9)).unwrap();
+        assert_eq!(receiver.recv_from(&mut [0; 1]).unwrap().1.ip(), from, "{mode:?}");
+    }
+    assert_eq!(network.attachment(&a.owner).unwrap().as_ref(), Some(&a.attachment));
+    assert!(network.differences(&a.owner, &a.netns.0, &PodRequest::default()).unwrap().is_empty());
+    assert_eq!(network.leases().unwrap().len(), 6, "the first of IPv6 goes along with that of IPv4");
+    for pod in [&a, &b] {
+        assert!(network.detach(&pod.owner).unwrap());
+    }
+    assert!(network.remove_if_unused().unwrap());
+    drop((a, b));
+    wait_for_links_to_go(&["dnp"]);
+    assert_eq!(world.census(), before);
+}
+
+#[test]
+fn pods_with_several_addresses_of_a_family_are_reached_by_each_and_leave_nothing() {
+    for mode in [Mode::Routed, Mode::Bridged] {
+        on_fresh_host(|world| pods_are_reached_by_every_address(world, mode));
+    }
 }
 
 #[test]

@@ -85,11 +85,8 @@ fn attach(leases: &mut LockedLeases<'_>, ranges: &Ranges, pod: u8, wanted: &[IpA
     });
     let given = |slot, _, parts: &[Part]| {
         let mut given = Given::nothing(LeaseKind::Attached);
-        let part6 = parts.iter().find(|part| Some(part.set) == ranges.first(false));
-        given.address6 = match part6.map(|part| part.further.address) {
-            Some(IpAddr::V6(address)) => Some(address),
-            _ => goes_along.then(|| segments.along(slot)).flatten(),
-        };
+        let first = || parts.iter().find(|part| Some(part.set) == ranges.first(false));
+        given.address6 = if goes_along { segments.along(slot) } else { first().and_then(Part::address6) };
         given
     };
     let mut lease = leases.reserve_with(&owner(pod), NETNS, own, wanted, given)?;
@@ -198,6 +195,7 @@ fn sets_can_change_places_come_and_go() {
     assert_eq!(given(2, &[b, a, c]), ["10.1.0.3", "10.2.0.3", "fd00::103"]);
     assert_eq!(given(3, &[c, a]), ["10.1.0.4", "fd00::4"]);
     assert_eq!(given(4, &[a, b, c]), ["10.1.0.5", "10.2.0.5", "fd00::5"]);
+    assert_eq!(given(5, &[&["fd00:1::/64"], a, c]), ["10.1.0.6", "fd00::6", "fd00:1::6"]);
 }
 
 #[test]

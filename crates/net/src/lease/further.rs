@@ -1,6 +1,6 @@
 //! Addresses of a pod beyond its lease's own: one slot for each set of ranges that does not go along.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
@@ -19,6 +19,15 @@ pub(crate) struct Part {
     /// Which set of the network's ranges it is of.
     pub(crate) set: usize,
     pub(crate) further: Further,
+}
+
+impl Part {
+    pub(crate) fn address6(&self) -> Option<Ipv6Addr> {
+        match self.further.address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }
+    }
 }
 
 impl LockedLeases<'_> {

@@ -72,6 +72,7 @@ impl fmt::Display for Owner {
 /// does not change what a pod has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Given {
+    /// What goes along, or else the first of IPv6, which then has a place of its own, too. Host ports lead to it.
     pub(crate) address6: Option<Ipv6Addr>,
     pub(crate) gateway: Ipv4Addr,
     pub(crate) gateway6: Option<Ipv6Addr>,
