@@ -92,6 +92,51 @@ fn the_same_configuration_gives_the_same_result() {
     }
 }
 
+/// Addresses with gateways, of pods one after the other; the second goes before the last comes.
+fn given_in_turn(changes: &Value, ours: bool) -> Vec<Value> {
+    let mut given = Vec::new();
+    on_fresh_host(|world| {
+        let config = merged(world.config_with(changes), &json!({"mode": "bridged", "ipMasq": false}));
+        let run = |verb: &str, pod: &Pod| {
+            if ours {
+                world.run(verb, pod, &config)
+            } else {
+                world.run_program(&reference("host-local"), verb, &pod.variables(), &config)
+            }
+        };
+        let pods: Vec<Pod> = (0..6).map(|number| world.pod(&format!("pod{number}"))).collect();
+        for (number, pod) in pods.iter().enumerate() {
+            let ips = run("ADD", pod).ok()["ips"].take();
+            let ips = ips.as_array().unwrap().iter();
+            given.push(ips.map(|ip| json!([ip["address"], ip["gateway"]])).collect());
+            if number == 4 {
+                assert!(run("DEL", &pods[1]).success);
+            }
+        }
+    });
+    given
+}
+
+#[test]
+fn pods_get_the_addresses_that_host_local_gives_them() {
+    for changes in [
+        json!({"ipam": {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]}}),
+        json!({"ipam": {"ranges": [[{"subnet": "fd00:1::/64"}, {"subnet": "fd00:2::/64"}]]}}),
+        json!({"ipam": {"ranges": [
+            [{"subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.3"}, {"subnet": "10.3.0.0/24", "gateway": "10.3.0.3"}],
+            [{"subnet": "10.2.0.0/24", "rangeStart": "10.2.0.100"}],
+            [{"subnet": "fd00:2::/126"}, {"subnet": "fd00:3::/64", "rangeStart": "fd00:3::ff"}]]}}),
+        json!({"ipam": {"ranges": [
+            [{"subnet": "10.1.0.0/24", "rangeEnd": "10.1.0.20"}], [{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.21"}],
+            [{"subnet": "fd00::/64", "rangeEnd": "fd00::7"}, {"subnet": "fd00::/64", "rangeStart": "fd00::9"}]]}}),
+        json!({"ipam": {"subnet": "10.9.0.0/24", "rangeStart": "10.9.0.7",
+                "ranges": [[{"subnet": "fd00:1::/64"}], [{"subnet": "10.1.0.0/24"}]]},
+            "runtimeConfig": {"ipRanges": [[{"subnet": "10.7.0.0/24"}], [{"subnet": "fd00:7::/64"}]]}}),
+    ] {
+        assert_eq!(given_in_turn(&changes, true), given_in_turn(&changes, false), "{changes}");
+    }
+}
+
 #[test]
 fn portmap_and_tuning_of_the_reference_work_behind_this_one() {
     on_fresh_host(|world| {

@@ -29,6 +29,7 @@ fn range() -> impl Strategy<Value = Range> {
         "fd00:1::/118",
         "fd00:2::/118",
         "fd00:3::/123",
+        "fd00:4::/64",
     ]);
     (whole, 0..3u8).prop_map(|(subnet, part)| {
         let whole = Range::of(subnet.parse().unwrap());
@@ -70,11 +71,8 @@ fn deed() -> impl Strategy<Value = Deed> {
 /// As a pod is attached, without the pod.
 fn attach(leases: &mut LockedLeases<'_>, ranges: &Ranges, pod: u8, wanted: &[IpAddr]) -> Result<Vec<IpAddr>> {
     if !leases.fits()? {
-        if leases.is_empty() {
-            leases.renew()?
-        } else {
-            leases.extend()?
-        }
+        let changed = if leases.is_empty() { leases.renew() } else { leases.extend() };
+        changed?;
         assert!(leases.fits()?, "it was made to fit");
     }
     let segments = leases.segments().clone();
@@ -109,7 +107,7 @@ fn nth(ranges: &Ranges, (set, number): (u8, u8)) -> Option<IpAddr> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_a_pod_has_is_given_to_nobody_else_however_the_ranges_change(
@@ -221,6 +219,37 @@ fn a_range_that_goes_along_cannot_begin_elsewhere_while_a_pod_has_an_address_of_
         given(dir.path(), 2, &[four, &["fd00::/96", "fd00:1::/64"]]).unwrap(),
         ["10.1.0.2", "fd00::2"]
     );
+}
+
+#[test]
+fn what_goes_along_reaches_farther_once_nobody_has_what_is_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let part = |first: &str, last: &str| Range {
+        first: first.parse().unwrap(),
+        last: last.parse().unwrap(),
+        ..Range::of("fd00::/64".parse().unwrap())
+    };
+    let (front, back) = (part("fd00::", "fd00::ff"), part("fd00::100", "fd00::1ff"));
+    let whole = part("fd00::", "fd00::1ff");
+    let four = vec![Range::of("10.1.0.0/24".parse().unwrap())];
+    let with = |sets: &[&Range]| {
+        let sets = std::iter::once(four.clone()).chain(sets.iter().map(|range| vec![(*range).clone()]));
+        let ranges = Ranges { sets: sets.collect(), exclude: Vec::new() };
+        (LeaseStore::new(dir.path(), &"pods".parse().unwrap(), ranges.clone()).unwrap(), ranges)
+    };
+    let reach = |leases: &LockedLeases<'_>| leases.segments().along.unwrap().length;
+    let (both, ranges) = with(&[&front, &back]);
+    attach(&mut both.lock().unwrap(), &ranges, 1, &[]).unwrap();
+    let (one, ranges) = with(&[&whole]);
+    let mut leases = one.lock().unwrap();
+    attach(&mut leases, &ranges, 2, &[]).unwrap();
+    assert_eq!(reach(&leases), 256, "the first pod has one of the others");
+    for pod in [1, 2] {
+        let lease = leases.find(&owner(pod)).unwrap().unwrap();
+        leases.release(&lease).unwrap();
+    }
+    attach(&mut leases, &ranges, 3, &[]).unwrap();
+    assert_eq!(reach(&leases), 512);
 }
 
 #[test]

@@ -56,9 +56,12 @@ impl<'a> LockedLeases<'a> {
         Ok(fits && self.table.ranges.along(segments).is_none_or(|set| self.reaches(set)))
     }
 
+    /// Whether what goes along reaches as far as it should, or cannot because others have what is behind.
     fn reaches(&self, set: usize) -> bool {
-        let wanted = self.table.ranges.reach_along(set).length;
-        self.header.segments.along.is_some_and(|along| wanted <= along.length)
+        let wanted = self.table.ranges.reach_along(set);
+        let segments = &self.header.segments;
+        let reaches = segments.along.is_some_and(|along| wanted.length <= along.length);
+        reaches || segments.meets(wanted) && !self.is_empty()
     }
 
     /// Begins an empty table, of the network's subnets.
@@ -98,8 +101,11 @@ impl<'a> LockedLeases<'a> {
     fn extend_along(&self, segments: &mut Segments) -> Result<()> {
         let ranges = &self.table.ranges;
         if let Some(along) = segments.along {
+            // Of whom nothing can be read any more, it is not known.
             let of_it = |lease: &Lease| {
-                lease.given.address6.is_some_and(|address| along.number(address.into()).is_some())
+                let address6 = lease.given.address6;
+                lease.holder.is_none()
+                    || address6.is_some_and(|address| along.number(address.into()).is_some())
             };
             if !self.leases()?.iter().any(of_it) {
                 segments.along = None;
