@@ -238,8 +238,7 @@ impl Ranges {
 
     /// What an empty table of the network begins with.
     pub(crate) fn begin(&self, placeholder: Segment) -> Segments {
-        let mut segments = Segments::default();
-        segments.along = self.begin_along();
+        let mut segments = Segments::with_along(self.begin_along());
         for segment in self.segments(self.along(&segments), placeholder) {
             segments.append(segment);
         }

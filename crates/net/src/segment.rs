@@ -113,6 +113,11 @@ impl Segment {
 }
 
 impl Segments {
+    /// None but what goes along.
+    pub(crate) fn with_along(along: Option<Segment>) -> Self {
+        Self { list: Vec::new(), along }
+    }
+
     /// Adds a segment unless its addresses are there already. Whether there was room.
     pub(crate) fn append(&mut self, segment: Segment) -> bool {
         if self.has(segment) {

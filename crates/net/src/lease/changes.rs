@@ -222,6 +222,24 @@ fn a_range_that_goes_along_cannot_begin_elsewhere_while_a_pod_has_an_address_of_
 }
 
 #[test]
+fn addresses_that_would_go_along_with_places_of_another_range_have_places_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    given(dir.path(), 1, &[&["10.1.0.0/27"]]).unwrap();
+    assert_eq!(given(dir.path(), 2, &[&["fd00:1::/124"]]).unwrap(), ["fd00:1::2"]);
+    let both: [&[&str]; 2] = [&["10.2.0.0/28"], &["fd00:2::/124"]];
+    assert_eq!(given(dir.path(), 3, &both).unwrap(), ["10.2.0.2", "fd00:2::2"]);
+    // Those of the first are full, and their place is not counted once nobody has it.
+    let (store, ranges) = store(dir.path(), &[&["10.3.0.0/28"], &["fd00:2::/124"]]);
+    attach(&mut store.lock().unwrap(), &ranges, 4, &[]).unwrap();
+    for pod in 1..=4 {
+        let mut leases = store.lock().unwrap();
+        let lease = leases.find(&owner(pod)).unwrap().unwrap();
+        leases.release(&lease).unwrap();
+        assert_eq!(leases.fits().unwrap(), pod < 4, "it is to be begun anew");
+    }
+}
+
+#[test]
 fn what_goes_along_reaches_farther_once_nobody_has_what_is_behind() {
     let dir = tempfile::tempdir().unwrap();
     let part = |first: &str, last: &str| Range {

@@ -16,7 +16,7 @@ use super::slots::Slots;
 use super::table::{Table, write_header};
 use super::vacancy::vacancy;
 use super::words::is_used;
-use crate::segment::{Interval, Segments, numbered};
+use crate::segment::{Interval, Segment, Segments, numbered};
 use crate::{Error, Result};
 
 /// An address that was given back rests for so long, as long as there are others: whoever talked to its last pod
@@ -49,9 +49,16 @@ impl<'a> LockedLeases<'a> {
         &self.header.segments
     }
 
-    /// Whether every wanted address has a slot, or goes along with one.
+    /// Whether every wanted address has a slot, or goes along with one; a table that nobody has an address of is to
+    /// be as it would be begun.
     pub(crate) fn fits(&self) -> Result<bool> {
         let segments = &self.header.segments;
+        if *segments == self.table.begin(segments)? {
+            return Ok(true);
+        }
+        if self.is_empty() {
+            return Ok(false);
+        }
         let fits = self.table.wanted(segments)?.into_iter().all(|segment| segments.has(segment));
         Ok(fits && self.table.ranges.along(segments).is_none_or(|set| self.reaches(set)))
     }
@@ -60,8 +67,7 @@ impl<'a> LockedLeases<'a> {
     fn reaches(&self, set: usize) -> bool {
         let wanted = self.table.ranges.reach_along(set);
         let segments = &self.header.segments;
-        let reaches = segments.along.is_some_and(|along| wanted.length <= along.length);
-        reaches || segments.meets(wanted) && !self.is_empty()
+        segments.along.is_some_and(|along| wanted.length <= along.length) || segments.meets(wanted)
     }
 
     /// Begins an empty table, of the network's subnets.
@@ -112,7 +118,7 @@ impl<'a> LockedLeases<'a> {
             }
         }
         let wanted = match (segments.along, ranges.along(segments)) {
-            (None, _) => ranges.begin_along(),
+            (None, _) => self.new_along(segments)?,
             (Some(along), Some(set)) => {
                 Some(ranges.reach_along(set)).filter(|wanted| wanted.length > along.length)
             }
@@ -122,6 +128,17 @@ impl<'a> LockedLeases<'a> {
             segments.along = Some(wanted);
         }
         Ok(())
+    }
+
+    /// What can go along with the slots that there will be, all of them.
+    fn new_along(&self, segments: &Segments) -> Result<Option<Segment>> {
+        let Some(wanted) = self.table.ranges.begin_along() else { return Ok(None) };
+        let mut grown = segments.clone();
+        grown.along = Some(wanted);
+        for segment in self.table.wanted(&grown)? {
+            grown.append(segment);
+        }
+        Ok((wanted.length >= grown.slots()).then_some(wanted))
     }
 
     fn cannot_extend(&self, reason: String) -> Error {

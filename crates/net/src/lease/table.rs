@@ -32,8 +32,12 @@ pub(super) struct Table {
 impl Table {
     /// The header that an empty table gets.
     fn header(&self) -> Result<Header> {
-        let placeholder = self.placeholder(&Segments::default())?;
-        Ok(Header { boot_id: self.boot_id, segments: self.ranges.begin(placeholder) })
+        Ok(Header { boot_id: self.boot_id, segments: self.begin(&Segments::default())? })
+    }
+
+    /// What an empty table begins with, where there is one already.
+    pub(super) fn begin(&self, had: &Segments) -> Result<Segments> {
+        Ok(self.ranges.begin(self.placeholder(had)?))
     }
 
     /// What the table is for, and its slots; `None` when there is none of this boot.
