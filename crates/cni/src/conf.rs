@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dunnage_net::{Bridging, IfName, Mode, NetworkConfig, NetworkName, PodRequest};
+use dunnage_net::{Bridging, IfName, Mode, NetworkConfig, NetworkName, PodRequest, SourceNat};
 use serde_json::{Value, json};
 
 use crate::capability;
@@ -231,14 +231,14 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         on("preserveDefaultVlan")? && fields.get("vlan").is_some(),
         instead,
     )?;
-    let instead = "the source of a connection to a host port is kept wherever answers find back";
-    fields.refuse_if("masqAll", on("masqAll")?, instead)?;
-    fields.refuse_if("snat", fields.flag("snat")? == Some(false), "host ports work from everywhere")?;
+    source_nat(fields)?;
     for key in ["conditionsV4", "conditionsV6"] {
         fields.refuse_if(key, filled(key)?, "host ports are elements of a map, without conditions")?;
     }
     let chain = fields.text("externalSetMarkChain")?.is_some();
-    fields.refuse_if("externalSetMarkChain", chain, "host ports need no chain of others")?;
+    let instead =
+        "host ports are source-NATed in the table of this plugin, where no chain of iptables can be called";
+    fields.refuse_if("externalSetMarkChain", chain, instead)?;
     for key in ["shapedSubnets", "unshapedSubnets"] {
         fields.refuse_if(key, filled(key)?, "bandwidth is limited whoever the pod talks to")?;
     }
@@ -249,6 +249,16 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         return Err(Error::config("hairpinMode and promiscMode exclude each other"));
     }
     Ok(())
+}
+
+/// As for `portmap`, where `masqAll` counts only with `snat`.
+pub(crate) fn source_nat(fields: &Fields<'_>) -> Result<SourceNat> {
+    let all = fields.flag("masqAll")?.unwrap_or(false);
+    Ok(match fields.flag("snat")? {
+        Some(false) => SourceNat::Never,
+        _ if all => SourceNat::Always,
+        _ => SourceNat::Needed,
+    })
 }
 
 /// Of the runtime, or else of the configuration, or else of the file that `ipam` names.
