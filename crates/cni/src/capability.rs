@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use dunnage_net::{HostPort, HostPorts, LinkOptions, Mac, PodRequest, Protocol, Shape};
+use dunnage_net::{HostPort, HostPorts, LinkOptions, Mac, PodRequest, Protocol, Shape, SourceNat};
 use ipnet::IpNet;
 
-use crate::conf;
 use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
@@ -48,7 +47,7 @@ pub(crate) fn request(fields: &Fields<'_>, environment: &Environment) -> Result<
     let places: Vec<&Fields<'_>> = [runtime.as_ref(), cni.as_ref()].into_iter().flatten().collect();
     let (to_pod, from_pod) = bandwidth(fields, runtime.as_ref())?;
     Ok(PodRequest {
-        ports: HostPorts { list: ports(runtime.as_ref())?, source_nat: conf::source_nat(fields)? },
+        ports: HostPorts { list: ports(runtime.as_ref())?, source_nat: source_nat(fields)? },
         mac: mac(fields, &places, environment)?,
         addresses: addresses(&places, environment)?,
         alias: alias(runtime.as_ref(), environment)?,
@@ -73,6 +72,16 @@ fn link(fields: &Fields<'_>) -> Result<LinkOptions> {
 fn ports(runtime: Option<&Fields<'_>>) -> Result<Vec<HostPort>> {
     let Some(runtime) = runtime else { return Ok(Vec::new()) };
     runtime.objects("portMappings")?.iter().map(port).collect()
+}
+
+/// As for `portmap`, where `masqAll` counts only with `snat`.
+pub(crate) fn source_nat(fields: &Fields<'_>) -> Result<SourceNat> {
+    let all = fields.flag("masqAll")?.unwrap_or(false);
+    Ok(match fields.flag("snat")? {
+        Some(false) => SourceNat::Never,
+        _ if all => SourceNat::Always,
+        _ => SourceNat::Needed,
+    })
 }
 
 fn port(fields: &Fields<'_>) -> Result<HostPort> {

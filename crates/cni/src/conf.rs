@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dunnage_net::{Bridging, IfName, Mode, NetworkConfig, NetworkName, PodRequest, SourceNat};
+use dunnage_net::{Bridging, IfName, Mode, NetworkConfig, NetworkName, PodRequest};
 use serde_json::{Value, json};
 
 use crate::capability;
@@ -231,7 +231,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         on("preserveDefaultVlan")? && fields.get("vlan").is_some(),
         instead,
     )?;
-    source_nat(fields)?;
+    capability::source_nat(fields)?;
     for key in ["conditionsV4", "conditionsV6"] {
         fields.refuse_if(key, filled(key)?, "host ports are elements of a map, without conditions")?;
     }
@@ -249,16 +249,6 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         return Err(Error::config("hairpinMode and promiscMode exclude each other"));
     }
     Ok(())
-}
-
-/// As for `portmap`, where `masqAll` counts only with `snat`.
-pub(crate) fn source_nat(fields: &Fields<'_>) -> Result<SourceNat> {
-    let all = fields.flag("masqAll")?.unwrap_or(false);
-    Ok(match fields.flag("snat")? {
-        Some(false) => SourceNat::Never,
-        _ if all => SourceNat::Always,
-        _ => SourceNat::Needed,
-    })
 }
 
 /// Of the runtime, or else of the configuration, or else of the file that `ipam` names.
