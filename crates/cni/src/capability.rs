@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dunnage_net::{HostPort, LinkOptions, Mac, PodRequest, Protocol, Shape};
+use dunnage_net::{HostPort, HostPorts, LinkOptions, Mac, PodRequest, Protocol, Shape, SourceNat};
 use ipnet::IpNet;
 
 use crate::env::Environment;
@@ -47,7 +47,7 @@ pub(crate) fn request(fields: &Fields<'_>, environment: &Environment) -> Result<
     let places: Vec<&Fields<'_>> = [runtime.as_ref(), cni.as_ref()].into_iter().flatten().collect();
     let (to_pod, from_pod) = bandwidth(fields, runtime.as_ref())?;
     Ok(PodRequest {
-        ports: ports(runtime.as_ref())?,
+        ports: HostPorts { list: ports(runtime.as_ref())?, source_nat: source_nat(fields)? },
         mac: mac(fields, &places, environment)?,
         addresses: addresses(&places, environment)?,
         alias: alias(runtime.as_ref(), environment)?,
@@ -72,6 +72,16 @@ fn link(fields: &Fields<'_>) -> Result<LinkOptions> {
 fn ports(runtime: Option<&Fields<'_>>) -> Result<Vec<HostPort>> {
     let Some(runtime) = runtime else { return Ok(Vec::new()) };
     runtime.objects("portMappings")?.iter().map(port).collect()
+}
+
+/// As for `portmap`, where `masqAll` counts only with `snat`.
+pub(crate) fn source_nat(fields: &Fields<'_>) -> Result<SourceNat> {
+    let all = fields.flag("masqAll")?.unwrap_or(false);
+    Ok(match fields.flag("snat")? {
+        Some(false) => SourceNat::Never,
+        _ if all => SourceNat::Always,
+        _ => SourceNat::Needed,
+    })
 }
 
 fn port(fields: &Fields<'_>) -> Result<HostPort> {
@@ -204,9 +214,9 @@ mod tests {
             "bandwidth": {"IngressRate": 8_000_000, "IngressBurst": 4_294_967_295u64, "EgressRate": 0, "EgressBurst": 0},
             "io.kubernetes.cri.pod-annotations": {"a": "b"},
             "aliases": ["www"]}})).unwrap();
-        assert_eq!(request.ports[0].to_string(), "8080/udp");
-        assert_eq!(request.ports[0].host_ip, Some("192.0.2.1".parse().unwrap()));
-        assert_eq!((request.ports[1].protocol, request.ports[1].host_ip), (Protocol::Tcp, None));
+        assert_eq!(request.ports.list[0].to_string(), "8080/udp");
+        assert_eq!(request.ports.list[0].host_ip, Some("192.0.2.1".parse().unwrap()));
+        assert_eq!((request.ports.list[1].protocol, request.ports.list[1].host_ip), (Protocol::Tcp, None));
         assert_eq!(request.to_pod, Shape::of_bits(8_000_000, None));
         assert_eq!(request.from_pod, None);
         assert_eq!(request.alias, "prod/web www");

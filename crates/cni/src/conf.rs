@@ -231,14 +231,14 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
         on("preserveDefaultVlan")? && fields.get("vlan").is_some(),
         instead,
     )?;
-    let instead = "the source of a connection to a host port is kept wherever answers find back";
-    fields.refuse_if("masqAll", on("masqAll")?, instead)?;
-    fields.refuse_if("snat", fields.flag("snat")? == Some(false), "host ports work from everywhere")?;
+    capability::source_nat(fields)?;
     for key in ["conditionsV4", "conditionsV6"] {
         fields.refuse_if(key, filled(key)?, "host ports are elements of a map, without conditions")?;
     }
     let chain = fields.text("externalSetMarkChain")?.is_some();
-    fields.refuse_if("externalSetMarkChain", chain, "host ports need no chain of others")?;
+    let instead =
+        "host ports are source-NATed in the table of this plugin, where no chain of iptables can be called";
+    fields.refuse_if("externalSetMarkChain", chain, instead)?;
     for key in ["shapedSubnets", "unshapedSubnets"] {
         fields.refuse_if(key, filled(key)?, "bandwidth is limited whoever the pod talks to")?;
     }

@@ -4,12 +4,13 @@
 
 mod world;
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use dunnage_net::Netns;
 use serde_json::{Value, json};
-use world::{OUTSIDE, Pod, REFERENCE_DIR, UPLINK, World, ip, merged, nft, on_fresh_host, seen_as};
+use world::{OUTSIDE, Pod, REFERENCE_DIR, UPLINK, World, heard_as, ip, merged, nft, on_fresh_host, seen_as};
 
 fn reference(name: &str) -> PathBuf {
     let path = Path::new(REFERENCE_DIR).join(name);
@@ -157,6 +158,66 @@ fn portmap_and_tuning_of_the_reference_work_behind_this_one() {
         assert!(checked.success, "{checked:?}");
         assert!(run_reference(world, "portmap", "DEL", &pod, &portmap).success);
         world.del(&pod, &world.config());
+    });
+}
+
+/// As whom a pod sees who comes by its host port: from outside, from a neighbour, from itself, from the host by
+/// localhost and by its own address.
+fn seen_by_host_port(
+    world: &World,
+    portmap: &Path,
+    keys: &Value,
+    expected: &[Option<IpAddr>; 5],
+) -> Vec<Option<IpAddr>> {
+    let outside = world.outside();
+    let (pod, neighbour) = (world.pod("pod"), world.pod("neighbour"));
+    let config = world.config_with(&json!({"mode": "bridged"}));
+    world.add(&neighbour, &config);
+    let behind = json!({"cniVersion": "1.0.0", "name": "net", "type": "portmap", "prevResult": world.add(&pod, &config),
+        "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}]}});
+    let mut behind = merged(behind, keys);
+    if portmap == Path::new(world::PLUGIN) {
+        behind = merged(behind, &json!({"type": "dunnage-cni", "stateDir": world.path("state")}));
+    }
+    world.run_program(portmap, "ADD", &pod.variables(), &behind).ok();
+    let host = world.host();
+    let ways = [
+        (&outside.netns, UPLINK),
+        (&neighbour.netns, UPLINK),
+        (&pod.netns, UPLINK),
+        (&host, Ipv4Addr::LOCALHOST),
+        (&host, UPLINK),
+    ];
+    let hear = |((from, at), expected): ((&Netns, Ipv4Addr), &_)| {
+        heard_as(from, &pod.netns, 80, (at, 8080).into(), *expected)
+    };
+    let told = ways.into_iter().zip(expected).map(hear).collect();
+    assert!(world.run_program(portmap, "DEL", &pod.variables(), &behind).success);
+    told
+}
+
+#[test]
+fn the_keys_of_portmap_behind_another_plugin_do_what_they_do_in_the_reference() {
+    let neighbour: IpAddr = Ipv4Addr::new(10, 88, 0, 2).into();
+    let gateway: IpAddr = Ipv4Addr::new(10, 88, 0, 1).into();
+    let (outside, host): (IpAddr, IpAddr) = (OUTSIDE.into(), UPLINK.into());
+    let as_usual = [Some(outside), Some(gateway), Some(gateway), Some(gateway), Some(host)];
+    let as_they_are = [Some(outside), Some(neighbour), None, None, Some(host)];
+    for (keys, expected) in
+        [(json!({}), as_usual), (json!({"snat": true}), as_usual), (json!({"snat": false}), as_they_are)]
+    {
+        for portmap in [reference("portmap"), world::PLUGIN.into()] {
+            on_fresh_host(|world| {
+                let seen = seen_by_host_port(world, &portmap, &keys, &expected);
+                assert_eq!(seen, expected, "{} {keys}", portmap.display());
+            });
+        }
+    }
+    // The version of the reference that Debian 12 has does not know this one yet.
+    on_fresh_host(|world| {
+        let everybody = [Some(gateway); 5];
+        let seen = seen_by_host_port(world, world::PLUGIN.as_ref(), &json!({"masqAll": true}), &everybody);
+        assert_eq!(seen, everybody);
     });
 }
 

@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use dunnage_net::Netns;
 use serde_json::{Value, json};
-use world::{OUTSIDE, PATIENCE, Pod, UPLINK, World, address, ip, merged, nft, on_fresh_host, seen_as};
+use world::{
+    OUTSIDE, PATIENCE, Pod, UPLINK, World, address, heard_as, ip, merged, nft, on_fresh_host, seen_as,
+};
 
 const OUTSIDE6: &str = "2001:db8:1::2";
 const UPLINK6: &str = "2001:db8:1::1";
@@ -320,6 +322,122 @@ fn host_ports_of_pods_that_run_come_back_with_the_next_pod_after_a_flush() {
         world.add(&second, &world.config());
         assert_eq!(seen(&outside.netns, &first.netns, UPLINK.into(), 8080, 80), IpAddr::from(OUTSIDE));
     });
+}
+
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 1));
+
+/// Port 8080 of the host, of both protocols.
+fn open_8080(keys: &Value) -> Value {
+    let port =
+        |protocol: &str| json!({"HostPort": 8080, "ContainerPort": 80, "Protocol": protocol, "HostIP": ""});
+    merged(json!({"runtimeConfig": {"portMappings": [port("tcp"), port("udp")]}}), keys)
+}
+
+/// What a pod is asked for that the table says besides its ports.
+fn in_sets_of_their_own() -> usize {
+    let sets = ["hpmasq4", "hpmasq6", "hpkeep4", "hpkeep6"];
+    sets.iter()
+        .map(|set| nft(&format!("list set inet dunnage {set}")))
+        .filter(|set| set.contains("elements"))
+        .count()
+}
+
+fn with_masq_all_pods_see_the_host(world: &World, mode: &str) {
+    let outside = world.outside();
+    let config = world.config_with(&dual_stack(mode));
+    let (server, client) = (world.pod("server"), world.pod("client"));
+    let all = merged(config.clone(), &open_8080(&json!({"masqAll": true})));
+    let served = world.add(&server, &all);
+    let other = merged(config.clone(), &web(8081));
+    let from = address(&world.add(&client, &other), 0);
+    let gateway6: IpAddr = "fd00:88::1".parse().unwrap();
+    let (up4, up6): (IpAddr, IpAddr) = (UPLINK.into(), UPLINK6.parse().unwrap());
+    let (s, c, o, host) = (&server.netns, &client.netns, &outside.netns, world.host());
+    assert_eq!(seen(o, s, up4, 8080, 80), GATEWAY, "from outside");
+    assert_eq!(seen(o, s, up6, 8080, 80), gateway6, "from outside, IPv6");
+    assert_eq!(seen(&host, s, Ipv4Addr::LOCALHOST.into(), 8080, 80), GATEWAY, "from localhost");
+    assert_eq!(seen(&host, s, up4, 8080, 80), GATEWAY, "from the host's own address");
+    assert_eq!(seen(c, s, up4, 8080, 80), GATEWAY, "from a pod");
+    assert_eq!(seen(s, s, up4, 8080, 80), GATEWAY, "from the pod itself");
+    assert_eq!(seen(c, s, address(&served, 0), 80, 80), from, "who comes by no host port is seen as itself");
+    assert_eq!(seen(o, c, up4, 8081, 80), IpAddr::from(OUTSIDE), "and so is who asks another pod");
+    assert_eq!(in_sets_of_their_own(), 2);
+    nft("flush ruleset");
+    world.add(&world.pod("next"), &config);
+    assert_eq!(seen(o, s, up4, 8080, 80), GATEWAY, "after a flush and the next pod");
+    let check = merged(all.clone(), &json!({"prevResult": served}));
+    assert!(world.run("CHECK", &server, &check).success);
+    nft("flush set inet dunnage hpmasq4");
+    let (code, _, details) = world.run("CHECK", &server, &check).error();
+    assert_eq!((code, details.as_str()), (103, "10.88.0.2 is not in nftables set hpmasq4"));
+    world.del(&server, &all);
+    assert_eq!(in_sets_of_their_own(), 0);
+    // The same address, for a pod that does not ask for it.
+    let same = json!({"runtimeConfig": {"ips": ["10.88.0.2"]}});
+    let heir = world.pod("heir");
+    world.add(&heir, &merged(merged(config, &open_8080(&json!({}))), &same));
+    assert_eq!(seen(o, &heir.netns, up4, 8080, 80), IpAddr::from(OUTSIDE));
+}
+
+#[test]
+fn routed_pods_see_the_host_by_host_ports_with_masq_all() {
+    on_fresh_host(|world| with_masq_all_pods_see_the_host(world, "routed"));
+}
+
+#[test]
+fn bridged_pods_see_the_host_by_host_ports_with_masq_all() {
+    on_fresh_host(|world| with_masq_all_pods_see_the_host(world, "bridged"));
+}
+
+fn without_snat_pods_see_everybody(world: &World, mode: &str) {
+    let outside = world.outside();
+    // masqAll counts only with snat.
+    let keys = json!({"snat": false, "masqAll": true});
+    let config = world.config_with(&dual_stack(mode));
+    let (server, client) = (world.pod("server"), world.pod("client"));
+    world.add(&server, &merged(config.clone(), &open_8080(&keys)));
+    let asked = world.add(&client, &config);
+    let (c4, c6) = (address(&asked, 0), address(&asked, 1));
+    let (s, c, o, host) = (&server.netns, &client.netns, &outside.netns, world.host());
+    let up4 = (UPLINK, 8080).into();
+    let up6 = SocketAddr::new(UPLINK6.parse().unwrap(), 8080);
+    let heard = |from: &Netns, at: SocketAddr, expected: Option<IpAddr>, who: &str| {
+        assert_eq!(heard_as(from, s, 80, at, expected), expected, "{who}");
+    };
+    heard(o, up4, Some(OUTSIDE.into()), "from outside");
+    heard(c, up4, Some(c4), "from a pod");
+    heard(c, up6, Some(c6), "from a pod, IPv6");
+    heard(s, up4, None, "from the pod itself, which takes nothing from its own address");
+    heard(&host, (Ipv4Addr::LOCALHOST, 8080).into(), None, "from localhost");
+    heard(&host, up4, Some(UPLINK.into()), "from the host's own address");
+    if mode == "routed" {
+        assert_eq!(
+            seen(c, s, UPLINK.into(), 8080, 80),
+            c4,
+            "answers of routed pods pass the host, so they find back"
+        );
+        let localnet = std::fs::read_to_string("/proc/sys/net/ipv4/conf/dnp0a580002/route_localnet").unwrap();
+        assert_eq!(localnet.trim(), "0");
+    }
+    assert_eq!(in_sets_of_their_own(), 2);
+    // Whose pod is gone without a DEL is no longer in a set, either.
+    drop(server);
+    world.wait_for_links_to_go("dnp0a580002");
+    // Nor is an address that nobody has, whoever put it there.
+    nft("add element inet dunnage hpmasq4 { 10.88.7.7 }");
+    let gc = merged(config, &json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": []}));
+    assert!(world.run_alone("GC", &gc).success);
+    assert_eq!(in_sets_of_their_own(), 0);
+}
+
+#[test]
+fn routed_pods_see_everybody_by_host_ports_without_snat() {
+    on_fresh_host(|world| without_snat_pods_see_everybody(world, "routed"));
+}
+
+#[test]
+fn bridged_pods_see_everybody_by_host_ports_without_snat() {
+    on_fresh_host(|world| without_snat_pods_see_everybody(world, "bridged"));
 }
 
 #[test]

@@ -84,6 +84,13 @@ fn errors_are_told_with_code_message_and_details_and_leave_nothing() {
             (json!({"isGatway": true}), 2, "unknown key isGatway with value true"),
             (json!({"macspoofchk": true}), 2, "macspoofchk with value true is not supported"),
             (json!({"vlanTrunk": [{"id": 3}]}), 2, "vlanTrunk with value [{\"id\":3}] is not supported"),
+            (json!({"masqAll": "yes"}), 6, "masqAll is not true or false"),
+            (json!({"conditionsV4": ["-i"]}), 2, "conditionsV4 with value [\"-i\"] is not supported"),
+            (
+                json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}),
+                2,
+                "externalSetMarkChain with value \"KUBE-MARK-MASQ\" is not supported",
+            ),
             (json!({"mtu": "big"}), 6, "mtu is not a number in range"),
             (json!({"mtu": 20}), 7, "mtu \"20\": is out of range"),
             (json!({"name": null}), 7, "name is missing"),

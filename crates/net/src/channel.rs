@@ -10,7 +10,9 @@ use crate::{Error, Result};
 
 const HEADER: usize = 16;
 /// Dumps come in datagrams of up to 32 KiB; a smaller buffer would truncate them.
-const BUFFER: usize = 32 * 1024;
+const DUMP_BUFFER: usize = 32 * 1024;
+/// Other answers fit into a page (`NLMSG_GOODSIZE`).
+const BUFFER: usize = 8 * 1024;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -88,7 +90,7 @@ pub(crate) struct Channel {
 impl Channel {
     /// Opens a channel in the network namespace of the calling thread.
     pub(crate) fn open(subsystem: Subsystem) -> Result<Self> {
-        Ok(Self { socket: NetlinkSocket::open(subsystem)?, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self { socket: NetlinkSocket::open(subsystem)?, sequence: 0, buffer: Vec::new() })
     }
 
     /// As [`NetlinkSocket::has_carrier`].
@@ -109,6 +111,9 @@ impl Channel {
         self.sequence = self.sequence.wrapping_add(u32::try_from(requests.len()).unwrap_or(u32::MAX));
         let whole = |error: Error| Failed { index: 0, error };
         self.socket.send(&encode(requests, first)).map_err(|error| whole(error.into()))?;
+        let dumps = requests.iter().any(|request| request.flags & NLM_F_DUMP == NLM_F_DUMP);
+        let wanted = if dumps { DUMP_BUFFER } else { BUFFER };
+        self.buffer.resize(self.buffer.len().max(wanted), 0);
         let last = last_acknowledged(requests);
         let mut open = last.is_some();
         while open {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use dunnage_sys::Errno;
 use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
 
 use crate::attachment::HOST_END;
 use crate::lease::{LeaseState, LockedLeases};
@@ -58,16 +59,15 @@ impl Host {
         }
         let bridge = match self.config.mode {
             Mode::Bridged => Some(self.ensure_bridge(anew)?),
-            Mode::Routed => {
-                elements.pods.iter().try_for_each(|net| self.route.close_net(*net))?;
-                None
-            }
+            Mode::Routed => None,
         };
-        if self.config.ranges.has_family(true) {
-            self.switch_on(leases, false)?;
-        }
-        if self.config.ranges.has_family(false) {
-            self.switch_on(leases, true)?;
+        let closed = if bridge.is_some() { &[] } else { &elements.pods[..] };
+        let mut families = Vec::with_capacity(2);
+        families.extend(self.config.ranges.has_family(true).then_some(AddressFamily::Inet));
+        families.extend(self.config.ranges.has_family(false).then_some(AddressFamily::Inet6));
+        let forwards = self.route.close_nets(closed, &families)?;
+        for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
+            self.switch_on(leases, family == AddressFamily::Inet6)?;
         }
         Ok(bridge)
     }
@@ -89,11 +89,8 @@ impl Host {
         leases.remove()
     }
 
-    /// Switches forwarding on when it is off, and writes down first that it was.
-    fn switch_on(&mut self, leases: &mut LockedLeases<'_>, ipv6: bool) -> Result<()> {
-        if self.route.forwards(ipv6)? {
-            return Ok(());
-        }
+    /// Switches forwarding on, which is off, and writes down first that it was.
+    fn switch_on(&self, leases: &mut LockedLeases<'_>, ipv6: bool) -> Result<()> {
         if ipv6 {
             keep_router_advertisements()?;
         }

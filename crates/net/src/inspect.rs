@@ -5,7 +5,7 @@ use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
 use crate::route::RouteSocket;
 use crate::work::Work;
-use crate::{HostPort, IfName, Netns, PodNetwork, PodRequest, Result};
+use crate::{HostPorts, IfName, Netns, PodNetwork, PodRequest, Result};
 
 impl PodNetwork {
     /// What differs from what the owner was given: a sentence for each difference. Routes and addresses that
@@ -28,14 +28,9 @@ impl PodNetwork {
         if !work.host.nft.knows(&elements)? {
             found.push("nftables table inet dunnage is gone or does not know the network".to_owned());
         }
-        let mut ports = request.ports.clone();
-        ports.extend(
-            work.leases.kept_ports(lease.slot).into_iter().filter(|port| !request.ports.contains(port)),
-        );
+        let ports = with_kept(&request.ports, work.leases.kept_ports(lease.slot));
         let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
-        for port in work.host.nft.wrong_ports(&ports)? {
-            found.push(format!("host port {port} does not lead to the pod"));
-        }
+        found.extend(work.host.nft.wrong_ports(&ports)?);
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         found.extend(self.pod_differences(&attachment, netns)?);
         Ok(found)
@@ -128,12 +123,20 @@ impl PodNetwork {
     ///
     /// # Errors
     /// The kernel refused to tell.
-    pub fn wrong_ports(&mut self, owner: &Owner, ports: &[HostPort]) -> Result<Vec<String>> {
-        let leases = self.store.lock_existing()?;
-        let lease = leases.map(|leases| leases.find(owner)).transpose()?.flatten();
-        let Some(lease) = lease else { return Ok(vec![format!("{owner} has no address lease")]) };
-        let ports = PodPorts::new(ports, lease.address4(), lease.given.address6)?;
-        let wrong = self.host.nft.wrong_ports(&ports)?;
-        Ok(wrong.into_iter().map(|port| format!("host port {port} does not lead to the pod")).collect())
+    pub fn wrong_ports(&mut self, owner: &Owner, ports: &HostPorts) -> Result<Vec<String>> {
+        let none = || Ok(vec![format!("{owner} has no address lease")]);
+        let Some(leases) = self.store.lock_existing()? else { return none() };
+        let Some(lease) = leases.find(owner)? else { return none() };
+        let ports = with_kept(ports, leases.kept_ports(lease.slot));
+        let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
+        self.host.nft.wrong_ports(&ports)
     }
+}
+
+/// The ports that a pod is said to have, and those that it was given: how it was given them counts.
+fn with_kept(said: &HostPorts, kept: HostPorts) -> HostPorts {
+    let source_nat = if kept.is_empty() { said.source_nat } else { kept.source_nat };
+    let mut list = said.list.clone();
+    list.extend(kept.list.into_iter().filter(|port| !said.list.contains(port)));
+    HostPorts { list, source_nat }
 }

@@ -49,6 +49,6 @@ pub use mac::Mac;
 pub use name::{IfName, NetworkName};
 pub use netns::Netns;
 pub use pod::{Detached, PodNetwork, bring_up_loopback, loopback_is_up};
-pub use pod_request::PodRequest;
+pub use pod_request::{HostPorts, PodRequest, SourceNat};
 pub use range::{Range, RangeSet, Ranges};
 pub use route::{LinkOptions, PodAddress, Shape};

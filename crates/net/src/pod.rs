@@ -9,7 +9,9 @@ use crate::nft::PodPorts;
 use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Way};
 use crate::undo::Undo;
 use crate::work::Work;
-use crate::{Error, HostPort, IfName, LinkOptions, Mode, Netns, NetworkConfig, PodRequest, Result, sysctl};
+use crate::{
+    Error, HostPort, HostPorts, IfName, LinkOptions, Mode, Netns, NetworkConfig, PodRequest, Result, sysctl,
+};
 
 /// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
 const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
@@ -80,7 +82,7 @@ impl PodNetwork {
     ///
     /// # Errors
     /// [`Error::PortTaken`]; [`Error::Invalid`] when the owner is not attached or has ports.
-    pub fn open_ports(&mut self, owner: &Owner, ports: &[HostPort]) -> Result<()> {
+    pub fn open_ports(&mut self, owner: &Owner, ports: &HostPorts) -> Result<()> {
         let leases = self.store.lock_existing()?;
         let refuse = |reason| Error::Invalid { what: "host ports of", value: owner.to_string(), reason };
         let leases = leases.ok_or_else(|| refuse("which is not attached to the network"))?;
@@ -91,7 +93,7 @@ impl PodNetwork {
             return Err(refuse("which has some already"));
         }
         let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
-        if undo.host.config.mode == Mode::Routed {
+        if undo.host.config.mode == Mode::Routed && ports.open_to_loopback() {
             undo.host.route.route_localnet(&attachment.host_ifname)?;
         }
         match open_ports(&mut undo, &lease, ports) {
@@ -266,7 +268,7 @@ fn configure_host_end(
         index: pair.host,
         way,
         addresses: &attachment.addresses,
-        localnet: routed && !request.ports.is_empty(),
+        localnet: routed && request.ports.open_to_loopback(),
         ipv6: host.ipv6,
         alias: &request.alias,
     })?;
@@ -277,7 +279,7 @@ fn configure_host_end(
 }
 
 /// Redirects the host ports. For clients on the host's loopback the pod's link lets addresses of it pass.
-fn open_ports(undo: &mut Undo<Work<'_>>, lease: &Lease, ports: &[HostPort]) -> Result<()> {
+fn open_ports(undo: &mut Undo<Work<'_>>, lease: &Lease, ports: &HostPorts) -> Result<()> {
     if ports.is_empty() {
         return Ok(());
     }

@@ -253,7 +253,7 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let text = nft("-n list table inet dunnage");
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for line in [
-            "comment \"dunnage pod networks, layout 4\"",
+            "comment \"dunnage pod networks, layout 5\"",
             "elements = { 10.88.0.0/16 }",
             "elements = { fd00:88::/64 }",
             "type inet_proto . inet_service : ipv4_addr . inet_service",
@@ -268,6 +268,8 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
             "meta nfproto 2 meta mark set meta mark | 0x00002000 dnat ip to meta l4proto . th dport map @hp4",
             "meta nfproto 2 meta mark set meta mark | 0x00002000 dnat ip to ip daddr . meta l4proto . th dport map @hpip4",
             "meta nfproto 10 meta mark set meta mark | 0x00002000 dnat ip6 to ip6 daddr . meta l4proto . th dport map @hpip6",
+            "meta mark & 0x00002000 != 0x00000000 ip daddr @hpmasq4 masquerade",
+            "meta mark & 0x00002000 != 0x00000000 ip6 saddr @pods6 ip6 daddr @pods6 ip6 daddr != @hpkeep6 masquerade",
             "ip saddr @masq4 ip daddr != @pods4 ip daddr != 224.0.0.0/4 masquerade",
             "iifname @bridges goto from_pod",
             "iifname \"dnp*\" goto from_pod",
@@ -281,7 +283,7 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let json: Value = serde_json::from_str(&nft("-j list table inet dunnage")).unwrap();
         let count =
             |kind: &str| json["nftables"].as_array().unwrap().iter().filter(|o| !o[kind].is_null()).count();
-        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (5, 4, 6, 17));
+        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (9, 4, 6, 19));
 
         network.detach(&pod.owner).unwrap();
         let left = nft("-j list table inet dunnage");

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use dunnage_e2e::census::Census;
 use dunnage_e2e::containerd::{Containerd, Network};
 use dunnage_e2e::cri::{self, Cri, Pod, api};
+use dunnage_e2e::line::Line;
 use dunnage_e2e::programs::Runtime;
 use dunnage_e2e::wait;
 use dunnage_e2e::world::World;
@@ -445,6 +446,82 @@ async fn the_network_of_a_pod_outlives_its_shim() -> Result<()> {
         node.cri.remove_pod(&pod).await?;
     }
     forgive_reference_its_sockets()?;
+    node.require_nothing_left().await
+}
+
+/// Where the users of a pod with users of its own begin on the host.
+const FIRST_USER: u32 = 200_000;
+
+/// As the kubelet asks for it with `hostUsers: false`, for the pod and for each of its containers.
+fn with_users_of_its_own(options: Option<&mut api::NamespaceOption>) {
+    let all = vec![api::IdMapping { host_id: FIRST_USER, container_id: 0, length: 65_536 }];
+    let users = api::UserNamespace { mode: api::NamespaceMode::Pod.into(), uids: all.clone(), gids: all };
+    options.expect("pod() and container() fill them").userns_options = Some(users);
+}
+
+/// Whether this containerd can map the ids of images: it says so of its snapshotter when the kernel can.
+async fn maps_ids(node: &Node) -> Result<bool> {
+    let plugins =
+        node.containerd.ctr().run(["plugins", "list", "--detailed", "id==overlayfs"]).await?.ok()?;
+    Ok(plugins.contains("remap-ids"))
+}
+
+#[tokio::test]
+async fn a_pod_with_users_of_its_own_is_on_the_network_like_every_other() -> Result<()> {
+    if !Line::under_test()?.is_since(2, 0) {
+        println!("not on this machine: its containerd has no user namespaces with the runc of its time");
+        return Ok(());
+    }
+    let node = Node::new(&alone()).await?;
+    if !maps_ids(&node).await? {
+        println!("not on this machine: its kernel is without idmapped mounts under overlayfs");
+        return Ok(());
+    }
+    // The shim under test has none yet, whichever it is: this is about the plugin.
+    let reference = node.cri.clone().under(Runtime::Runc.handler());
+    let mut config = cri::pod(&node.world, "mapped");
+    config.port_mappings = vec![port(api::Protocol::Tcp, 8080, 81, "")];
+    let context = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    with_users_of_its_own(context.and_then(|context| context.namespace_options.as_mut()));
+    let mapped = reference.run_pod(config).await.with_context(|| node.containerd.last_words())?;
+    let mut server = cri::container("server", &["probe", "serve", "80"]);
+    with_users_of_its_own(cri::security(&mut server).namespace_options.as_mut());
+    let server = reference.run_container(&mapped, server).await;
+    let server = server.with_context(|| node.containerd.last_words())?;
+    let other = node.plain("other").await?;
+    let client = node.cri.run_container(&other, cri::container("client", &["sleep", "1000"])).await?;
+
+    let pid = reference.pid(&server).await?.to_string();
+    let users = fs::read_to_string(format!("/proc/{pid}/uid_map"))?;
+    ensure!(users.split_whitespace().eq(["0", &FIRST_USER.to_string(), "65536"]), "{users}");
+    // Only whom the namespace of the network belongs to may do this.
+    run("nsenter", &format!("--target {pid} --user --net ip link set eth0 txqueuelen 77"))?;
+
+    let (to_mapped, to_other) = (node.addresses(&mapped).await?, node.addresses(&other).await?);
+    ensure!(to_mapped.len() == 2 && to_mapped[0].is_ipv4() && to_mapped[1].is_ipv6(), "{to_mapped:?}");
+    let serves = || cri::log(&node.world, "server").ok().filter(|lines| !lines.is_empty());
+    wait::until("a server in the pod", serves).await?;
+    let at = format!("{}:80", to_mapped[0]);
+    ensure!(node.cri.exec_ok(&client, &["probe", "connect", &at]).await? == "mapped\n", "to the pod");
+    for (cri, from, to) in [(&reference, &server, to_other[0]), (&node.cri, &client, to_mapped[0])] {
+        let answered = cri.exec_ok(from, &["ping", "-c", "1", "-W", "10", &to.to_string()]).await?;
+        ensure!(answered.contains("1 packets received"), "{answered}");
+    }
+    let (in_mapped, in_other) = (node.place(&mapped).await?, node.place(&other).await?);
+    for family in 0..2 {
+        let (to_mapped, to_other) = (to_mapped[family], to_other[family]);
+        let (outside, uplink) = if family == 0 { (OUTSIDE, UPLINK) } else { (OUTSIDE6, UPLINK6) };
+        ensure!(connects(&in_other, &in_mapped, 81, (to_mapped, 81))? == to_other, "from a pod");
+        ensure!(connects(&in_mapped, &in_other, 81, (to_other, 81))? == to_mapped, "to a pod");
+        connects(&node.host, &in_mapped, 81, (to_mapped, 81)).context("from the host")?;
+        ensure!(connects(&in_mapped, &node.outside, 81, (outside, 81))? == uplink, "to outside");
+        ensure!(connects(&node.outside, &in_mapped, 81, (uplink, 8080))? == outside, "by the host port");
+    }
+    connects(&node.host, &in_mapped, 81, (LOCALHOST, 8080)).context("by localhost")?;
+    drop((in_mapped, in_other));
+    for pod in [mapped, other] {
+        node.cri.remove_pod(&pod).await?;
+    }
     node.require_nothing_left().await
 }
 

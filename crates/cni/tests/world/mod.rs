@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -292,6 +292,25 @@ pub fn seen_as(from: &Netns, to: &Netns, port: u16, connect: SocketAddr) -> std:
     let (_server, peer) = listener.accept()?;
     drop(client);
     Ok(peer.ip())
+}
+
+/// As whom a UDP packet from one namespace comes to a socket in another, if it does. It is waited for with patience
+/// where it is expected. A way back is not needed.
+pub fn heard_as(
+    from: &Netns,
+    to: &Netns,
+    port: u16,
+    send: SocketAddr,
+    expected: Option<IpAddr>,
+) -> Option<IpAddr> {
+    const A_WHILE: Duration = Duration::from_millis(300);
+    let any: IpAddr = if send.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse().unwrap() };
+    let receiver = to.run(|| UdpSocket::bind((any, port))).unwrap().unwrap();
+    receiver.set_read_timeout(Some(expected.map_or(A_WHILE, |_| PATIENCE))).unwrap();
+    let sender = from.run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();
+    // The kernel may refuse at once.
+    sender.send_to(b"x", send).ok()?;
+    receiver.recv_from(&mut [0; 1]).ok().map(|(_, peer)| peer.ip())
 }
 
 pub fn ip(arguments: &str) -> String {

@@ -11,19 +11,22 @@ use dunnage_sys::Call;
 
 use super::locked::LockedLeases;
 use super::record::Lease;
-use crate::{HostPort, Protocol, Result};
+use crate::{HostPort, HostPorts, Protocol, Result, SourceNat};
 
 const END: &str = "end";
+/// Of [`SourceNat`].
+const NEVER: &str = "snat never";
+const ALWAYS: &str = "snat always";
 
 impl LockedLeases<'_> {
     /// Writes down which host ports a pod is to have.
-    pub(crate) fn keep_ports(&mut self, slot: u32, ports: &[HostPort]) -> Result<()> {
+    pub(crate) fn keep_ports(&mut self, slot: u32, ports: &HostPorts) -> Result<()> {
         let path = self.ports_path(slot);
         Ok(std::fs::write(&path, encode(ports)).call(|| format!("write {}", path.display()))?)
     }
 
     /// The host ports that a pod may have.
-    pub(crate) fn kept_ports(&self, slot: u32) -> Vec<HostPort> {
+    pub(crate) fn kept_ports(&self, slot: u32) -> HostPorts {
         let text = std::fs::read_to_string(self.ports_path(slot)).unwrap_or_default();
         decode(&text).unwrap_or_default()
     }
@@ -59,20 +62,31 @@ impl LockedLeases<'_> {
     }
 }
 
-/// One port in each line: protocol, port of the host, port of the pod, address of the host or `*`.
-fn encode(ports: &[HostPort]) -> String {
+/// One port in each line: protocol, port of the host, port of the pod, address of the host or `*`. Before them a line
+/// that says whose source addresses the pod sees, unless that is as usual.
+fn encode(ports: &HostPorts) -> String {
+    let first = match ports.source_nat {
+        SourceNat::Needed => None,
+        SourceNat::Never => Some(format!("{NEVER}\n")),
+        SourceNat::Always => Some(format!("{ALWAYS}\n")),
+    };
     let line = |port: &HostPort| {
         let host = port.host_ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
         format!("{} {} {} {host}\n", port.protocol.as_str(), port.host_port, port.container_port)
     };
-    ports.iter().map(line).chain([format!("{END}\n")]).collect()
+    first.into_iter().chain(ports.list.iter().map(line)).chain([format!("{END}\n")]).collect()
 }
 
 /// `None` for what was cut short or changed.
-fn decode(text: &str) -> Option<Vec<HostPort>> {
+fn decode(text: &str) -> Option<HostPorts> {
     let lines = text.strip_suffix('\n')?;
-    let lines = lines.strip_suffix(END)?;
-    lines.lines().map(port).collect()
+    let mut lines = lines.strip_suffix(END)?.lines().peekable();
+    let said = [(NEVER, SourceNat::Never), (ALWAYS, SourceNat::Always)];
+    let source_nat = said.into_iter().find_map(|(word, nat)| lines.next_if_eq(&word).map(|_| nat));
+    Some(HostPorts {
+        list: lines.map(port).collect::<Option<_>>()?,
+        source_nat: source_nat.unwrap_or_default(),
+    })
 }
 
 fn port(line: &str) -> Option<HostPort> {
@@ -99,15 +113,18 @@ mod tests {
             container_port: 80,
             protocol,
         };
-        let ports = [
+        let list = vec![
             port(None, Protocol::Tcp),
             port(Some("192.0.2.1"), Protocol::Udp),
             port(Some("2001:db8::1"), Protocol::Sctp),
         ];
-        let text = encode(&ports);
-        assert_eq!(decode(&text).unwrap(), ports);
-        for length in 0..text.len() {
-            assert_eq!(decode(&text[..length]), None, "{length}");
+        for source_nat in [SourceNat::Needed, SourceNat::Never, SourceNat::Always] {
+            let ports = HostPorts { list: list.clone(), source_nat };
+            let text = encode(&ports);
+            assert_eq!(decode(&text).unwrap(), ports);
+            for length in 0..text.len() {
+                assert_eq!(decode(&text[..length]), None, "{length}");
+            }
         }
     }
 }

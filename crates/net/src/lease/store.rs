@@ -49,11 +49,11 @@ impl LeaseStore {
     /// [`crate::Error::Damaged`].
     pub fn lock(&self) -> Result<LockedLeases<'_>> {
         let lock = loop {
-            std::fs::create_dir_all(&self.table.dir)
-                .call(|| format!("create directory {}", self.table.dir.display()))?;
             if let Some(lock) = self.lock_dir()? {
                 break lock;
             }
+            std::fs::create_dir_all(&self.table.dir)
+                .call(|| format!("create directory {}", self.table.dir.display()))?;
         };
         let found = match self.table.open()? {
             Some(found) => found,

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! prerouting ─┐ to this host                     postrouting
-//! output ─────┴──▶ hp: hpip4/6, then hp4/6        1 redirected, from a pod to a pod        ─▶ masquerade
-//!                  ─▶ dnat to pod : port          2 redirected, from loopback to a pod     ─▶ masquerade
-//! guard ─ from a pod ─▶ from_pod ──────────▶ drop 3 from a pod to outside, not multicast   ─▶ masquerade
+//! output ─────┴──▶ hp: hpip4/6, then hp4/6        1 redirected, to a pod in hpmasq4/6      ─▶ masquerade
+//!                  ─▶ dnat to pod : port          2 redirected, from a pod to a pod        ─▶ masquerade
+//!                                                 3 redirected, from loopback to a pod     ─▶ masquerade
+//! guard ─ from a pod ─▶ from_pod ──────────▶ drop 4 from a pod to outside, not multicast   ─▶ masquerade
 //! ```
 //!
-//! What is redirected here carries a bit in its mark, so that 1 and 2 leave alone what others redirect.
-//! 1 makes a pod's answer to a neighbour that came by a host port pass the host again; 2 is needed because an
+//! What is redirected here carries a bit in its mark, so that 1 to 3 leave alone what others redirect.
+//! 2 makes a pod's answer to a neighbour that came by a host port pass the host again; 3 is needed because an
 //! address of loopback means nothing to a pod, and works because the link there has `route_localnet`, which in
-//! turn would let pods reach the host's loopback services (CVE-2020-8558). A pod is a neighbour of the host and no
-//! router of it: without `from_pod` its router advertisement gave the host an address and a default route through the
-//! pod (CVE-2020-10749).
+//! turn would let pods reach the host's loopback services (CVE-2020-8558). Neither is for pods in hpkeep4/6. A pod is
+//! a neighbour of the host and no router of it: without `from_pod` its router advertisement gave the host an address
+//! and a default route through the pod (CVE-2020-10749).
 
 use super::expression::{
     Expression, Header, META_IIFNAME, META_L4PROTO, META_NFPROTO, NFPROTO_IPV4, NFPROTO_IPV6, R, after, and,
@@ -26,10 +27,10 @@ use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
 /// How the comment of every table of ours begins.
 pub(super) const OURS: &str = "dunnage pod networks, layout ";
 /// Kept as the table's comment; a table with another number is of another version.
-pub(super) const LAYOUT: &str = "dunnage pod networks, layout 4";
+pub(super) const LAYOUT: &str = "dunnage pod networks, layout 5";
 
-/// Names of the sets of pods' subnets and of those that are masqueraded, of the bridges' set, and of the host port
-/// maps.
+/// Names of the sets of pods' subnets and of those that are masqueraded, of the bridges' set, of the host port maps,
+/// and of the sets of pods whose host ports are source-NATed always and never.
 pub(super) const PODS4: &str = "pods4";
 pub(super) const PODS6: &str = "pods6";
 pub(super) const MASQ4: &str = "masq4";
@@ -39,6 +40,10 @@ pub(super) const HP4: &str = "hp4";
 pub(super) const HP6: &str = "hp6";
 pub(super) const HPIP4: &str = "hpip4";
 pub(super) const HPIP6: &str = "hpip6";
+pub(super) const HPMASQ4: &str = "hpmasq4";
+pub(super) const HPMASQ6: &str = "hpmasq6";
+pub(super) const HPKEEP4: &str = "hpkeep4";
+pub(super) const HPKEEP6: &str = "hpkeep6";
 
 /// Datatypes as the `nft` program numbers them; the kernel only keeps the number for it. A concatenation has
 /// six bits for each part.
@@ -63,7 +68,7 @@ const fn map(name: &'static str, key: (u32, u32), address: (u32, u32)) -> Set {
     Set { name, flags: SET_MAP, key, value: Some((address.0 << 6 | 13, address.1 + 4)) }
 }
 
-const SETS: [Set; 9] = [
+const SETS: [Set; 13] = [
     Set { name: PODS4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
     Set { name: PODS6, flags: SET_INTERVAL, key: (IPV6_ADDR, 16), value: None },
     Set { name: MASQ4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
@@ -73,6 +78,10 @@ const SETS: [Set; 9] = [
     map(HP6, (PROTO_PORT, 8), (IPV6_ADDR, 16)),
     map(HPIP4, (IPV4_ADDR << 12 | PROTO_PORT, 12), (IPV4_ADDR, 4)),
     map(HPIP6, (IPV6_ADDR << 12 | PROTO_PORT, 24), (IPV6_ADDR, 16)),
+    Set { name: HPMASQ4, flags: 0, key: (IPV4_ADDR, 4), value: None },
+    Set { name: HPMASQ6, flags: 0, key: (IPV6_ADDR, 16), value: None },
+    Set { name: HPKEEP4, flags: 0, key: (IPV4_ADDR, 4), value: None },
+    Set { name: HPKEEP6, flags: 0, key: (IPV6_ADDR, 16), value: None },
 ];
 
 /// Type, hook and priority of a base chain.
@@ -162,6 +171,8 @@ struct Family {
     masqueraded: &'static str,
     ports: &'static str,
     ports_by_address: &'static str,
+    always: &'static str,
+    never: &'static str,
 }
 
 const V4: Family = Family {
@@ -173,6 +184,8 @@ const V4: Family = Family {
     masqueraded: MASQ4,
     ports: HP4,
     ports_by_address: HPIP4,
+    always: HPMASQ4,
+    never: HPKEEP4,
 };
 
 const V6: Family = Family {
@@ -184,6 +197,8 @@ const V6: Family = Family {
     masqueraded: MASQ6,
     ports: HP6,
     ports_by_address: HPIP6,
+    always: HPMASQ6,
+    never: HPKEEP6,
 };
 
 impl Family {
@@ -223,8 +238,22 @@ impl Family {
     fn masquerade_pod_to_pod(&self) -> Vec<Expression> {
         let mut rule = was_redirected().to_vec();
         rule.extend(self.only());
-        rule.extend([self.source(), within(self.pods), self.destination(), within(self.pods), masquerade()]);
+        rule.extend([self.source(), within(self.pods)]);
+        rule.extend(self.masquerade_to_pod());
         rule
+    }
+
+    fn masquerade_always(&self) -> Vec<Expression> {
+        let mut rule = was_redirected().to_vec();
+        rule.extend(self.only());
+        rule.extend([self.destination(), within(self.always), masquerade()]);
+        rule
+    }
+
+    /// Unless the pod is to see everybody's own address.
+    fn masquerade_to_pod(&self) -> [Expression; 5] {
+        let to = self.destination();
+        [to.clone(), within(self.pods), to, outside(self.never), masquerade()]
     }
 
     fn masquerade_outside(&self) -> Vec<Expression> {
@@ -245,7 +274,7 @@ fn masquerade_loopback_to_pod() -> Vec<Expression> {
     let mut rule = was_redirected().to_vec();
     rule.extend(V4.only());
     rule.extend([payload(Header::Network, V4.source, 1, R), equal(&[127])]);
-    rule.extend([V4.destination(), within(PODS4), masquerade()]);
+    rule.extend(V4.masquerade_to_pod());
     rule
 }
 
@@ -287,9 +316,11 @@ fn rules() -> Vec<(&'static str, Vec<Expression>)> {
         ("hp", V6.redirect_any()),
         ("prerouting", redirect_to_host_ports()),
         ("output", redirect_to_host_ports()),
+        ("postrouting", V4.masquerade_always()),
         ("postrouting", V4.masquerade_pod_to_pod()),
         ("postrouting", masquerade_loopback_to_pod()),
         ("postrouting", V4.masquerade_outside()),
+        ("postrouting", V6.masquerade_always()),
         ("postrouting", V6.masquerade_pod_to_pod()),
         ("postrouting", V6.masquerade_outside()),
         ("from_pod", drop_to_loopback()),

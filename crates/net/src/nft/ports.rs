@@ -1,19 +1,23 @@
-//! Host ports: elements of four maps, keyed by protocol and port, and by the host's address where one is given.
+//! Host ports: elements of four maps, keyed by protocol and port, and by the host's address where one is given. Pods
+//! whose ports are not source-NATed as usual are elements of sets besides.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::layout::{HP4, HP6, HPIP4, HPIP6};
+use super::layout::{HP4, HP6, HPIP4, HPIP6, HPKEEP4, HPKEEP6, HPMASQ4, HPMASQ6};
 use super::table::{
     ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, field, is_taken, key,
 };
 use super::{Attributes, NftSocket, TABLE, Verb, message};
-use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, attributes};
+use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
-use crate::{Error, HostPort, Protocol, Result};
+use crate::{Error, HostPort, HostPorts, Protocol, Result, SourceNat};
 
 /// The host ports of one pod, checked against its addresses.
 #[derive(Debug, Clone)]
-pub(crate) struct PodPorts(Vec<Element>);
+pub(crate) struct PodPorts {
+    ports: Vec<Element>,
+    sources: Vec<Source>,
+}
 
 #[derive(Debug, Clone)]
 struct Element {
@@ -23,13 +27,20 @@ struct Element {
     port: HostPort,
 }
 
+/// A pod that is in a set of its own, because of how its ports are source-NATed.
+#[derive(Debug, Clone)]
+struct Source {
+    set: &'static str,
+    pod: IpAddr,
+}
+
 impl PodPorts {
     /// # Errors
     /// [`Error::Invalid`] for a port zero, an address of a family that the pod does not have, or a port that is
     /// asked for twice.
-    pub(crate) fn new(ports: &[HostPort], pod4: Option<Ipv4Addr>, pod6: Option<Ipv6Addr>) -> Result<Self> {
+    pub(crate) fn new(ports: &HostPorts, pod4: Option<Ipv4Addr>, pod6: Option<Ipv6Addr>) -> Result<Self> {
         let mut all: Vec<Element> = Vec::new();
-        for port in ports {
+        for port in &ports.list {
             for element in Element::of(port, pod4, pod6)? {
                 if all.iter().any(|other| other.map == element.map && other.key == element.key) {
                     return Err(invalid(port, "is asked for twice"));
@@ -37,7 +48,34 @@ impl PodPorts {
                 all.push(element);
             }
         }
-        Ok(Self(all))
+        let pods = [pod4.map(IpAddr::V4), pod6.map(IpAddr::V6)].into_iter().flatten();
+        let sources = pods.filter(|_| !ports.is_empty()).filter_map(|pod| Source::of(ports.source_nat, pod));
+        Ok(Self { ports: all, sources: sources.collect() })
+    }
+
+    /// The elements as the requests have them.
+    fn requests(&self, flags: u16) -> impl Iterator<Item = Request> {
+        let ports = self.ports.iter().map(move |element| element.new_element(flags));
+        ports.chain(self.sources.iter().map(|source| source.request(Verb::NewElement, NLM_F_CREATE)))
+    }
+}
+
+impl Source {
+    fn of(source_nat: SourceNat, pod: IpAddr) -> Option<Self> {
+        let [v4, v6] = match source_nat {
+            SourceNat::Needed => return None,
+            SourceNat::Never => [HPKEEP4, HPKEEP6],
+            SourceNat::Always => [HPMASQ4, HPMASQ6],
+        };
+        Some(Self { set: if pod.is_ipv4() { v4 } else { v6 }, pod })
+    }
+
+    fn request(&self, verb: Verb, flags: u16) -> Request {
+        let key_ = match self.pod {
+            IpAddr::V4(pod) => key(&pod.octets()),
+            IpAddr::V6(pod) => key(&pod.octets()),
+        };
+        elements(verb, flags, self.set, &[key_])
     }
 }
 
@@ -73,6 +111,11 @@ impl Element {
     fn pod(&self) -> Option<IpAddr> {
         pod_address(&self.value)
     }
+
+    fn new_element(&self, flags: u16) -> Request {
+        let data = key(&self.key).nest(ELEM_DATA, &Attributes::new().bytes(1, &self.value));
+        elements(Verb::NewElement, flags, self.map, &[data])
+    }
 }
 
 /// Parts of a concatenation begin at multiples of four bytes.
@@ -88,14 +131,9 @@ fn invalid(port: &HostPort, reason: &'static str) -> Error {
 impl NftSocket {
     /// Adds all ports or none.
     pub(crate) fn add_ports(&mut self, ports: &PodPorts) -> Result<()> {
-        let flags = NLM_F_CREATE | NLM_F_EXCL;
-        let requests = ports.0.iter().map(|element| {
-            let data = key(&element.key).nest(ELEM_DATA, &Attributes::new().bytes(1, &element.value));
-            elements(Verb::NewElement, flags, element.map, &[data])
-        });
-        match self.transact(requests.collect()) {
+        match self.transact(ports.requests(NLM_F_CREATE | NLM_F_EXCL).collect()) {
             Ok(()) => self.forget_stale(ports),
-            Err(failed) if is_taken(&failed.error) => Err(match ports.0.get(failed.index) {
+            Err(failed) if is_taken(&failed.error) => Err(match ports.ports.get(failed.index) {
                 Some(element) => self.taken(element),
                 None => failed.error,
             }),
@@ -105,7 +143,7 @@ impl NftSocket {
 
     /// After the elements are there, so that no packet in between is decided the old way.
     fn forget_stale(&mut self, ports: &PodPorts) -> Result<()> {
-        for element in ports.0.iter().filter(|element| element.port.protocol == Protocol::Udp) {
+        for element in ports.ports.iter().filter(|element| element.port.protocol == Protocol::Udp) {
             let ipv4 = [HP4, HPIP4].contains(&element.map);
             self.forget_flows_to_port(ipv4, element.port.protocol.number(), element.port.host_port)?;
         }
@@ -115,9 +153,8 @@ impl NftSocket {
     /// Opens ports that a pod had before somebody flushed the table; those that are open already are fine, and
     /// those that somebody else has now are lost.
     pub(crate) fn restore_ports(&mut self, ports: &PodPorts) -> Result<()> {
-        for element in &ports.0 {
-            let data = key(&element.key).nest(ELEM_DATA, &Attributes::new().bytes(1, &element.value));
-            match self.transact(vec![elements(Verb::NewElement, NLM_F_CREATE, element.map, &[data])]) {
+        for request in ports.requests(NLM_F_CREATE) {
+            match self.transact(vec![request]) {
                 Err(failed) if !is_taken(&failed.error) => return Err(failed.error),
                 _ => {}
             }
@@ -129,10 +166,15 @@ impl NftSocket {
     pub(crate) fn close_ports(&mut self, ports: &PodPorts) -> Result<()> {
         let mut requests = Vec::new();
         let mut flows: Vec<IpAddr> = Vec::new();
-        for element in &ports.0 {
+        for element in &ports.ports {
             if self.leads_to(element)?.as_ref() == Some(&element.value) {
                 requests.push(elements(Verb::DelElement, 0, element.map, &[key(&element.key)]));
                 flows.extend(element.pod());
+            }
+        }
+        for source in &ports.sources {
+            if self.has(source)? {
+                requests.push(source.request(Verb::DelElement, 0));
             }
         }
         if requests.is_empty() {
@@ -143,15 +185,25 @@ impl NftSocket {
         flows.into_iter().try_for_each(|pod| self.forget_flows_to(pod))
     }
 
-    /// The ports that do not lead where they should.
-    pub(crate) fn wrong_ports(&mut self, ports: &PodPorts) -> Result<Vec<HostPort>> {
+    /// What is not as it should be: a sentence for each.
+    pub(crate) fn wrong_ports(&mut self, ports: &PodPorts) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
-        for element in &ports.0 {
+        for element in &ports.ports {
             if self.leads_to(element)?.as_ref() != Some(&element.value) {
-                wrong.push(element.port);
+                wrong.push(format!("host port {} does not lead to the pod", element.port));
+            }
+        }
+        for source in &ports.sources {
+            if !self.has(source)? {
+                wrong.push(format!("{} is not in nftables set {}", source.pod, source.set));
             }
         }
         Ok(wrong)
+    }
+
+    fn has(&mut self, source: &Source) -> Result<bool> {
+        let answer = self.channel.exchange(&[source.request(Verb::GetElement, 0)], |_| {});
+        Ok(or_absent(answer.map_err(Error::from))?.is_some())
     }
 
     /// The value that the element's key has now.
@@ -174,7 +226,12 @@ impl NftSocket {
             requests.extend(found.map(|(found, _)| elements(Verb::DelElement, 0, map, &[key(&found)])));
         }
         let count = requests.len();
-        if count > 0 {
+        for set in [HPKEEP4, HPKEEP6, HPMASQ4, HPMASQ6] {
+            let stale = |key: &[u8]| address(key).is_some_and(&is_stale);
+            let found = self.dump(set)?.into_iter().filter(|(key, _)| stale(key));
+            requests.extend(found.map(|(found, _)| elements(Verb::DelElement, 0, set, &[key(&found)])));
+        }
+        if !requests.is_empty() {
             self.transact(requests)?;
         }
         Ok(count)
@@ -187,7 +244,7 @@ impl NftSocket {
         Error::PortTaken { port: element.port.to_string(), holder }
     }
 
-    /// Keys and values of a map; none when the table is not there.
+    /// Keys and values of a map or set; none when the table is not there.
     fn dump(&mut self, map: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let wanted = Attributes::new().text(1, TABLE).text(2, map);
         let dump = message(Verb::GetElement, NLM_F_DUMP, wanted, format!("list nftables map {map}"));
@@ -203,14 +260,21 @@ fn parse_elements(reply: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
     let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
     let all = lists.flat_map(|(_, list)| attributes(list).filter(|(kind, _)| *kind == LIST_ELEM));
-    all.filter_map(|(_, element)| Some((field(element, ELEM_KEY)?, field(element, ELEM_DATA)?))).collect()
+    all.filter_map(|(_, element)| {
+        Some((field(element, ELEM_KEY)?, field(element, ELEM_DATA).unwrap_or_default()))
+    })
+    .collect()
 }
 
 /// The pod that a value leads to: four bytes behind the address are the port.
 fn pod_address(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        8 => value.first_chunk().map(|bytes: &[u8; 4]| Ipv4Addr::from(*bytes).into()),
-        20 => value.first_chunk().map(|bytes: &[u8; 16]| Ipv6Addr::from(*bytes).into()),
+    address(value.split_last_chunk::<4>()?.0)
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk().map(|bytes: &[u8; 4]| Ipv4Addr::from(*bytes).into()),
+        16 => bytes.first_chunk().map(|bytes: &[u8; 16]| Ipv6Addr::from(*bytes).into()),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 
 use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
-use crate::channel::{NLM_F_CREATE, Request, attributes};
+use crate::channel::{Failed, NLM_F_CREATE, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
 
@@ -37,8 +37,8 @@ pub(crate) struct Elements {
 impl NftSocket {
     /// Makes sure that the table is there and knows the network. Whether it did not before.
     pub(crate) fn ensure(&mut self, network: &Elements) -> Result<bool> {
-        let found = self.found()?;
-        if found == Found::Current && self.knows(network)? {
+        let (found, knows) = self.look(network)?;
+        if found == Found::Current && knows {
             return Ok(false);
         }
         let mut requests = match found {
@@ -78,7 +78,7 @@ impl NftSocket {
 
     /// Removes the table with everything in it; when it is not there, that is a success.
     pub(crate) fn remove_table(&mut self) -> Result<()> {
-        if self.found()? == Found::Nothing {
+        if self.look(&Elements::default())?.0 == Found::Nothing {
             return Ok(());
         }
         or_absent(self.transact(vec![delete()]).map_err(Error::from))?;
@@ -90,37 +90,37 @@ impl NftSocket {
         let mut found = Vec::new();
         let get = network.requests(Verb::GetElement, 0);
         let answer = self.channel.exchange(&get, |reply| found.extend(keys(reply)));
-        // The kernel answers with an interval that has the address, which may be a larger one.
-        let known = |net: &IpNet| {
-            let (first, end) = interval(*net);
-            found.contains(&first) && found.contains(&end)
-        };
-        let nets = || network.pods.iter().chain(&network.masqueraded);
-        Ok(or_absent(answer.map_err(Error::from))?.is_some() && nets().all(known))
+        Ok(or_absent(answer.map_err(Error::from))?.is_some() && network.is_in(&found))
     }
 
-    /// Whether the table is there, and is ours.
-    fn found(&mut self) -> Result<Found> {
-        let attributes_ = Attributes::new().text(1, TABLE);
-        let get = message(Verb::GetTable, 0, attributes_, format!("look up nftables table inet {TABLE}"));
-        let mut comment = Vec::new();
-        let answer = self.channel.exchange(&[get], |reply| {
+    /// What there is of the table, and whether it knows the network: both with one question, which every pod asks.
+    fn look(&mut self, network: &Elements) -> Result<(Found, bool)> {
+        let table = Attributes::new().text(1, TABLE);
+        let get = message(Verb::GetTable, 0, table, format!("look up nftables table inet {TABLE}"));
+        let mut all = vec![get];
+        all.extend(network.requests(Verb::GetElement, 0));
+        let (mut comment, mut found) = (Vec::new(), Vec::new());
+        let answer = self.channel.exchange(&all, |reply| {
             let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
-            let data = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA);
-            comment = data.map(|(_, value)| value.to_vec()).unwrap_or_default();
-        });
-        match or_absent(answer.map_err(Error::from))? {
-            None => Ok(Found::Nothing),
-            Some(()) if comment == layout::comment() => Ok(Found::Current),
-            // Behind type and length.
-            Some(()) if comment.get(2..).is_some_and(|text| text.starts_with(OURS.as_bytes())) => {
-                Ok(Found::Older)
+            if let Some((_, value)) = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA) {
+                comment = value.to_vec();
             }
-            Some(()) => Err(Error::Foreign {
-                what: "nftables table",
-                name: format!("inet {TABLE}"),
-                reason: format!("does not have the comment {LAYOUT:?}"),
-            }),
+            found.extend(keys(reply));
+        });
+        match answer {
+            Ok(()) => Ok((Found::by(&comment)?, network.is_in(&found))),
+            Err(Failed { index: 0, error }) => {
+                or_absent(Err::<(), _>(error))?;
+                Ok((Found::Nothing, false))
+            }
+            Err(Failed { error, .. }) => {
+                let found = Found::by(&comment)?;
+                // What sets another version has is its own.
+                if found == Found::Current {
+                    or_absent(Err::<(), _>(error))?;
+                }
+                Ok((found, false))
+            }
         }
     }
 }
@@ -132,6 +132,24 @@ enum Found {
     Current,
     /// Made by another version of this program.
     Older,
+}
+
+impl Found {
+    /// What a table with that comment is.
+    fn by(comment: &[u8]) -> Result<Self> {
+        if comment == layout::comment() {
+            return Ok(Self::Current);
+        }
+        // Behind type and length.
+        if comment.get(2..).is_some_and(|text| text.starts_with(OURS.as_bytes())) {
+            return Ok(Self::Older);
+        }
+        Err(Error::Foreign {
+            what: "nftables table",
+            name: format!("inet {TABLE}"),
+            reason: format!("does not have the comment {LAYOUT:?}"),
+        })
+    }
 }
 
 fn delete() -> Request {
@@ -154,6 +172,16 @@ impl Elements {
         let bridge = self.bridge.as_ref();
         requests.extend(bridge.map(|name| elements(verb, flags, BRIDGES, &[key(&ifname_key(name))])));
         requests
+    }
+
+    /// Whether the subnets are among the keys that were found. The kernel answers with an interval that has the
+    /// address, which may be a larger one.
+    fn is_in(&self, found: &[Vec<u8>]) -> bool {
+        let known = |net: &IpNet| {
+            let (first, end) = interval(*net);
+            found.contains(&first) && found.contains(&end)
+        };
+        self.pods.iter().chain(&self.masqueraded).all(known)
     }
 }
 

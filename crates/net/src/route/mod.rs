@@ -52,12 +52,7 @@ impl RouteSocket {
         Ok(Self { channel: Channel::open(Subsystem::Route)? })
     }
 
-    /// Makes all addresses of a net unreachable that have no route of their own; again is fine.
-    pub(crate) fn close_net(&mut self, net: IpNet) -> Result<()> {
-        self.send(ip::unreachable(RTM_NEWROUTE, ip::MAKE, net).unless(Errno::EXIST))
-    }
-
-    /// Takes [`Self::close_net`] back; again is fine.
+    /// Takes back what [`Self::close_nets`] did for a net; again is fine.
     pub(crate) fn open_net(&mut self, net: IpNet) -> Result<()> {
         self.send(ip::unreachable(RTM_DELROUTE, 0, net).unless(Errno::SRCH))
     }
