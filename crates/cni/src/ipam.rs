@@ -7,6 +7,7 @@ use dunnage_net::{Range4, Range6, Ranges};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::bridge;
 use crate::error::{Error, Result};
 use crate::fields::{Fields, elements};
 
@@ -29,6 +30,20 @@ const KEYS: &[&str] = &[
     "resolvConf",
 ];
 const RANGE_KEYS: &[&str] = &["subnet", "rangeStart", "rangeEnd", "gateway"];
+
+/// `ipam`, unless it says nothing: then pods get interfaces without addresses, as the reference has it. A
+/// configuration that says nothing about its interface either is more likely one that comes behind another.
+pub(crate) fn of<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
+    if bridge::only_adds(fields) {
+        return Err(Error::config("ipam is missing").because(
+            "behind another plugin of the list prevResult is; for pods without addresses say \"ipam\": {}",
+        ));
+    }
+    let ipam = fields.object("ipam")?;
+    let says_nothing =
+        |ipam: &Fields<'_>| ipam.iter().all(|(_, value)| value.is_null() || value.as_str() == Some(""));
+    Ok(ipam.filter(|ipam| !says_nothing(ipam)))
+}
 
 /// Reads the ranges of `ipam`; those that the runtime gives (`ipRanges`) take the place of those of their family.
 pub(crate) fn ranges(ipam: &Fields<'_>, dynamic: Option<(String, &Value)>) -> Result<Ranges> {

@@ -88,7 +88,7 @@ fn errors_are_told_with_code_message_and_details_and_leave_nothing() {
             (json!({"mtu": 20}), 7, "mtu \"20\": is out of range"),
             (json!({"name": null}), 7, "name is missing"),
             (json!({"name": "../etc"}), 7, "name cannot be used"),
-            (json!({"ipam": null}), 7, "ipam is missing"),
+            (json!({"ipam": null, "bridge": null, "isGateway": null, "ipMasq": null}), 7, "ipam is missing"),
             (json!({"ipam": {"type": "dhcp"}}), 7, "ipam.type \"dhcp\" is not supported"),
             (json!({"mode": "vxlan"}), 7, "mode \"vxlan\" is unknown"),
             (json!({"mode": "routed", "vlan": 7}), 7, "vlan needs mode \"bridged\""),
@@ -490,7 +490,10 @@ fn status_is_asked_of_every_entry_of_a_list() {
         ] {
             assert!(entry(&behind).ok().is_null(), "{behind}");
         }
-        assert_eq!(entry(&json!({"bridge": "cni0", "isGateway": true})).error().1, "ipam is missing");
+        assert_eq!(
+            entry(&json!({"bridge": "cni0", "mode": "routed"})).error().1,
+            "mode \"routed\" needs ipam"
+        );
     });
 }
 

@@ -12,7 +12,7 @@ use crate::{IfName, Mac, Mode, NetworkConfig};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// IPv4 address with the prefix that the interface has: /32 when the network is routed. A pod has an address of
-    /// one family at least.
+    /// one family at least, unless its network gives none.
     pub address: Option<Ipv4Net>,
     /// IPv6 address with its prefix.
     pub address6: Option<Ipv6Net>,

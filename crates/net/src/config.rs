@@ -25,7 +25,7 @@ pub enum Mode {
 }
 
 /// What a bridge is like, for [`Mode::Bridged`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bridging {
     /// Whether the host has the gateways' addresses on the bridge.
     pub gateway: bool,
@@ -37,11 +37,20 @@ pub struct Bridging {
     pub isolated: bool,
     /// The VLAN that pods are in, 1 to 4094. The bridge filters VLANs then.
     pub vlan: Option<u16>,
+    /// Whether pods' interfaces are left down, for a network without addresses.
+    pub leaves_down: bool,
 }
 
 impl Default for Bridging {
     fn default() -> Self {
-        Self { gateway: true, hairpin: None, promiscuous: false, isolated: false, vlan: None }
+        Self {
+            gateway: true,
+            hairpin: None,
+            promiscuous: false,
+            isolated: false,
+            vlan: None,
+            leaves_down: false,
+        }
     }
 }
 
@@ -86,7 +95,7 @@ pub struct NetworkConfig {
     pub name: NetworkName,
     /// For [`Mode::Bridged`]: the bridge, made when it is missing.
     pub bridge: IfName,
-    /// Addresses of the pods.
+    /// Addresses of the pods. Those of a bridge that the host has no address on may have none: [`Ranges::none`].
     pub ranges: Ranges,
     /// MTU of the bridge and of both ends of every pair, in bytes; `None` leaves it to the kernel (1500).
     pub mtu: Option<u32>,
@@ -130,7 +139,14 @@ impl NetworkConfig {
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<()> {
-        self.ranges.check()?;
+        let bridged_only = self.mode == Mode::Bridged && !self.bridging.gateway;
+        if !(bridged_only && self.ranges.is_empty()) {
+            self.ranges.check()?;
+        }
+        if self.bridging.leaves_down && !self.ranges.is_empty() {
+            let value = "down".to_owned();
+            return Err(Error::Invalid { what: "interface left", value, reason: "has no use of addresses" });
+        }
         if let Some(vlan) = self.bridging.vlan.filter(|vlan| !(1..=4094).contains(vlan)) {
             let value = vlan.to_string();
             return Err(Error::Invalid { what: "VLAN", value, reason: "is not between 1 and 4094" });

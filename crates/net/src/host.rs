@@ -52,7 +52,7 @@ impl Host {
     /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
     pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>) -> Result<Option<u32>> {
         let elements = self.elements(leases);
-        let anew = self.nft.ensure(&elements)?;
+        let anew = !elements.is_empty() && self.nft.ensure(&elements)?;
         if anew {
             self.restore_ports(leases)?;
         }
@@ -75,6 +75,10 @@ impl Host {
     /// Takes back all of [`Self::ensure`] that was made for the subnets of the leases, and the lease table.
     pub(crate) fn remove(&mut self, leases: &mut LockedLeases<'_>) -> Result<()> {
         let mut elements = self.elements(leases);
+        if self.config.mode == Mode::Bridged {
+            // Also where the network itself had no use of it: whoever shared the bridge may be gone.
+            elements.bridge = self.gateway_link().ok();
+        }
         // Another network of the host goes on using the table and forwarding.
         if leases.hand_over_switched()? {
             if !self.remove_links_and_routes(&elements.pods)? {
@@ -126,7 +130,10 @@ impl Host {
         pods.retain(|net| !all.iter().any(|other| other != net && other.contains(net)));
         replaced.retain(|net| !pods.contains(net));
         let masqueraded = if self.config.masquerade { pods.clone() } else { Vec::new() };
-        let bridge = (self.config.mode == Mode::Bridged).then(|| self.gateway_link().ok()).flatten();
+        // Pods without addresses are no neighbours of the host; where frames of a bridge pass the rules for IP
+        // (br_netfilter), these would keep a router on the bridge from them.
+        let guarded = self.config.mode == Mode::Bridged && !pods.is_empty();
+        let bridge = guarded.then(|| self.gateway_link().ok()).flatten();
         Elements { pods, masqueraded, replaced, bridge }
     }
 
@@ -197,7 +204,7 @@ impl Host {
     fn create_bridge(&mut self) -> Result<Link> {
         let name = &self.config.bridge;
         let vlans = self.config.bridging.vlan.is_some();
-        let (mac, mtu) = (self.bridge_mac(), self.config.mtu);
+        let (mac, mtu) = (self.bridge_mac()?, self.config.mtu);
         let made = self.route.create_bridge(&Bridge { name, mac, mtu, vlans });
         made.map_err(|error| without_vlans(error, vlans))?;
         let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
@@ -217,7 +224,7 @@ impl Host {
         self.set_up_link(bridge, &name, false)?;
         let name = self.gateway_link()?;
         if self.route.link(&name)?.is_none() {
-            let mac = self.bridge_mac();
+            let mac = self.bridge_mac()?;
             self.route.create_vlan_link(&name, bridge, vlan, mac)?;
         }
         let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
@@ -228,8 +235,13 @@ impl Host {
     /// Brings a link up, with the gateways' addresses or with none.
     fn set_up_link(&mut self, link: &Link, name: &IfName, gateway: bool) -> Result<()> {
         if !gateway {
-            if self.ipv6 {
+            // Somebody else's bridge may have addresses of its own.
+            if self.ipv6 && link.mac.is_some_and(Mac::is_of_bridge) {
                 self.route.without_link_local(name)?;
+                if self.config.ranges.is_empty() {
+                    // No rule drops what pods say to be routers of.
+                    sysctl::write(&sysctl::of_link("ipv6", name, "accept_ra"), "0")?;
+                }
             }
             return self.route.bring_up(link, &[]);
         }
@@ -275,11 +287,14 @@ impl Host {
     }
 
     /// Its first bytes tell a bridge of ours from a stranger's of the same name.
-    fn bridge_mac(&self) -> Mac {
+    fn bridge_mac(&self) -> Result<Mac> {
         let ranges = &self.config.ranges;
+        if ranges.is_empty() {
+            return Mac::random_of_bridge();
+        }
         let v6 = ranges.v6.as_ref().map(|range| end_of(range.gateway));
         let v4 = ranges.v4.first().map(|range| range.gateway);
-        Mac::of_bridge(v4.or(v6).unwrap_or(Ipv4Addr::UNSPECIFIED))
+        Ok(Mac::of_bridge(v4.or(v6).unwrap_or(Ipv4Addr::UNSPECIFIED)))
     }
 }
 

@@ -27,7 +27,7 @@ impl PodNetwork {
         }
         let mut found = work.host_differences(&lease)?;
         let elements = work.host.elements(&work.leases);
-        if !work.host.nft.knows(&elements)? {
+        if !elements.is_empty() && !work.host.nft.knows(&elements)? {
             found.push("nftables table inet dunnage is gone or does not know the network".to_owned());
         }
         let mut ports = request.ports.clone();
@@ -57,7 +57,7 @@ impl PodNetwork {
                 found.push(format!("interface {name} is gone from the pod"));
                 return Ok(found);
             };
-            if !link.up {
+            if !link.up && !config.bridging.leaves_down {
                 found.push(format!("interface {name} of the pod is down"));
             }
             if link.mac != Some(attachment.mac) {
@@ -91,7 +91,7 @@ impl PodNetwork {
     pub fn health(&mut self) -> Result<()> {
         self.store.check()?;
         let wanted = self.host.wanted_elements();
-        if self.host.nft.knows(&wanted)? {
+        if wanted.is_empty() || self.host.nft.knows(&wanted)? {
             return Ok(());
         }
         // Before the first pod there is nothing to repair, and whoever has the lock is attaching one, which does.

@@ -303,9 +303,11 @@ fn configure_pod_end(
     let addresses = attachment.pod_addresses();
     let name = &attachment.ifname;
     let gateway_mac = (config.mode == Mode::Routed).then_some(attachment.host_mac);
-    if gateway_mac.is_none() || !request.sysctls.is_empty() {
+    // A pod without addresses is left to itself, as the kernel makes interfaces.
+    let has_neighbours = gateway_mac.is_none() && !addresses.is_empty();
+    if has_neighbours || !request.sysctls.is_empty() {
         netns.run(|| {
-            if gateway_mac.is_none() {
+            if has_neighbours {
                 switches(name, host.ipv6, attachment.address6.is_some())?;
             }
             request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
@@ -324,6 +326,7 @@ fn configure_pod_end(
         gateway_mac,
         routes: &config.routes,
         ipv6: host.ipv6,
+        up: !config.bridging.leaves_down,
     })?;
     if request.link != LinkOptions::default()
         && let Some(link) = route.link_at(index)?

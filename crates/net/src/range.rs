@@ -157,12 +157,24 @@ impl Ranges {
         Self { v4: vec![Range4::of(subnet)], v6: subnet6.map(Range6::of), exclude: Vec::new() }
     }
 
+    /// No addresses at all: pods give themselves what they want, or somebody on their bridge does.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { v4: Vec::new(), v6: None, exclude: Vec::new() }
+    }
+
+    /// Whether there is no range of either family.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_none()
+    }
+
     /// Refuses what cannot work, by name.
     ///
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<()> {
-        if self.v4.is_empty() && self.v6.is_none() {
+        if self.is_empty() {
             return Err(invalid("ranges", "[]".to_owned(), "have no address"));
         }
         self.v4.iter().try_for_each(Range4::check)?;

@@ -76,6 +76,10 @@ impl Work<'_> {
             (_, Some(slot)) => Some(self.leases.address(slot)),
             _ => None,
         };
+        let mac = match request.mac {
+            None if ranges.is_empty() => Some(Mac::random_of_pod()?),
+            asked => asked,
+        };
         self.leases.reserve_with(owner, netns.id(), address, |slot, address| {
             let address6 = match wanted6 {
                 Some(IpAddr::V6(address)) => Some(address),
@@ -86,7 +90,7 @@ impl Work<'_> {
                 address6,
                 gateway: ranges.gateway(address).unwrap_or(address),
                 gateway6: ranges.v6.as_ref().map(|range| range.gateway),
-                mac: request.mac.unwrap_or_else(|| Mac::of_pod(of_mac)),
+                mac: mac.unwrap_or_else(|| Mac::of_pod(of_mac)),
                 kind: LeaseKind::Attached,
             }
         })

@@ -91,6 +91,8 @@ pub(crate) struct PodEnd<'a> {
     pub(crate) routes: &'a [PodRoute],
     /// Whether the kernel knows IPv6 at all.
     pub(crate) ipv6: bool,
+    /// Whether the interface is brought up.
+    pub(crate) up: bool,
 }
 
 impl RouteSocket {
@@ -136,7 +138,7 @@ impl RouteSocket {
         }
         batch.extend(end.addresses.iter().map(|to| add_address(end.index, name, to.net)));
         // A route needs its address, and the link up.
-        batch.push(up(end.index, name));
+        batch.extend(end.up.then(|| up(end.index, name)));
         for to in end.addresses {
             let of_family = |route: &&PodRoute| route.destination.addr().is_ipv4() == to.net.addr().is_ipv4();
             batch.extend(
