@@ -212,13 +212,6 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     let filled = |key: &str| Ok::<bool, Error>(!fields.list(key)?.is_empty());
     fields.refuse_if("macspoofchk", on("macspoofchk")?, "frames are not checked")?;
     fields.refuse_if("enabledad", on("enabledad")?, "the lease says that nobody else has an address")?;
-    fields.refuse_if("vlanTrunk", filled("vlanTrunk")?, "a pod is in one VLAN, that of \"vlan\"")?;
-    let instead = "the VLAN of a pod is the one of \"vlan\"";
-    fields.refuse_if(
-        "preserveDefaultVlan",
-        on("preserveDefaultVlan")? && fields.get("vlan").is_some(),
-        instead,
-    )?;
     let instead = "the source of a connection to a host port is kept wherever answers find back";
     fields.refuse_if("masqAll", on("masqAll")?, instead)?;
     fields.refuse_if("snat", fields.flag("snat")? == Some(false), "host ports work from everywhere")?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -35,8 +36,14 @@ pub struct Bridging {
     pub promiscuous: bool,
     /// Whether pods cannot reach each other inside the bridge.
     pub isolated: bool,
-    /// The VLAN that pods are in, 1 to 4094. The bridge filters VLANs then.
+    /// The VLAN that pods are in without a tag, 1 to 4094. The bridge filters VLANs then.
     pub vlan: Option<u16>,
+    /// VLANs that pods are in with a tag: intervals of 1 to 4094 without that of `vlan`. The bridge filters VLANs
+    /// then.
+    pub trunk: Vec<RangeInclusive<u16>>,
+    /// Whether pods stay in the VLAN that the bridge puts every new port into, usually 1: what others send there
+    /// without a tag reaches them, and without `vlan` it is where their own frames without a tag go.
+    pub default_vlan: bool,
     /// Whether pods' interfaces are left down, for a network without addresses.
     pub leaves_down: bool,
 }
@@ -49,8 +56,35 @@ impl Default for Bridging {
             promiscuous: false,
             isolated: false,
             vlan: None,
+            trunk: Vec::new(),
+            default_vlan: true,
             leaves_down: false,
         }
+    }
+}
+
+impl Bridging {
+    /// Whether the bridge keeps VLANs apart.
+    pub(crate) fn has_vlans(&self) -> bool {
+        self.vlan.is_some() || !self.trunk.is_empty()
+    }
+
+    fn check_vlans(&self) -> Result<()> {
+        const ALL: RangeInclusive<u16> = 1..=4094;
+        let invalid = |value: String, reason| Err(Error::Invalid { what: "VLAN", value, reason });
+        if let Some(vlan) = self.vlan.filter(|vlan| !ALL.contains(vlan)) {
+            return invalid(vlan.to_string(), "is not between 1 and 4094");
+        }
+        for range in &self.trunk {
+            if range.is_empty() || !ALL.contains(range.start()) || !ALL.contains(range.end()) {
+                let value = format!("{} to {}", range.start(), range.end());
+                return invalid(value, "is no interval between 1 and 4094");
+            }
+            if let Some(vlan) = self.vlan.filter(|vlan| range.contains(vlan)) {
+                return invalid(vlan.to_string(), "cannot be in the trunk and without a tag");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -147,10 +181,7 @@ impl NetworkConfig {
             let value = "down".to_owned();
             return Err(Error::Invalid { what: "interface left", value, reason: "has no use of addresses" });
         }
-        if let Some(vlan) = self.bridging.vlan.filter(|vlan| !(1..=4094).contains(vlan)) {
-            let value = vlan.to_string();
-            return Err(Error::Invalid { what: "VLAN", value, reason: "is not between 1 and 4094" });
-        }
+        self.bridging.check_vlans()?;
         // IPv6 vanishes from a device below 1280, IPv4 below 68 (RFC 8200, RFC 791).
         let smallest = if self.ranges.v6.is_some() { 1280 } else { 68 };
         match self.mtu {

@@ -191,8 +191,9 @@ impl Host {
             let reason = "is not a bridge".to_owned();
             return Err(Error::Foreign { what: "link", name: name.to_string(), reason });
         }
+        let lets_vlans_mix = self.config.bridging.has_vlans() && !link.filters_vlans;
         // It comes up last, so a bridge of ours that is up has its addresses.
-        if again || !link.up || !link.mac.is_some_and(Mac::is_of_bridge) {
+        if again || !link.up || !link.mac.is_some_and(Mac::is_of_bridge) || lets_vlans_mix {
             self.set_up_bridge(&link)?;
         }
         if self.config.bridging.promiscuous && !link.promiscuous {
@@ -203,7 +204,7 @@ impl Host {
 
     fn create_bridge(&mut self) -> Result<Link> {
         let name = &self.config.bridge;
-        let vlans = self.config.bridging.vlan.is_some();
+        let vlans = self.config.bridging.has_vlans();
         let (mac, mtu) = (self.bridge_mac()?, self.config.mtu);
         let made = self.route.create_bridge(&Bridge { name, mac, mtu, vlans });
         made.map_err(|error| without_vlans(error, vlans))?;
@@ -214,7 +215,7 @@ impl Host {
     fn set_up_bridge(&mut self, bridge: &Link) -> Result<()> {
         let name = self.config.bridge.clone();
         let vlan = self.config.bridging.vlan;
-        if vlan.is_some() {
+        if self.config.bridging.has_vlans() {
             self.route.filter_vlans(&name).map_err(|error| without_vlans(error, true))?;
         }
         if !self.config.bridging.gateway {
@@ -271,7 +272,9 @@ impl Host {
         }
         let name = self.config.bridge.clone();
         let Some(bridge) = self.route.link(&name)? else { return Ok(true) };
+        // A network without addresses has none, but another one of the bridge may.
         if self.config.bridging.vlan.is_some()
+            && !self.config.ranges.is_empty()
             && let Ok(link) = self.gateway_link()
         {
             self.route.delete(&link)?;

@@ -255,10 +255,8 @@ fn configure_host_end(
             isolated: bridging.isolated,
         },
     };
-    if host.config.mode == Mode::Bridged
-        && let Some(vlan) = bridging.vlan
-    {
-        host.route.join_vlan(pair.host, &attachment.host_ifname, vlan)?;
+    if host.config.mode == Mode::Bridged && bridging.has_vlans() {
+        host.route.join_vlans(pair.host, &attachment.host_ifname, bridging)?;
     }
     let addresses = attachment.pod_addresses();
     let routed = host.config.mode == Mode::Routed;
