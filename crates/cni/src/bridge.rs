@@ -22,6 +22,7 @@ const MAKERS_KEYS: &[&str] = &[
     "vlan",
     "vlanTrunk",
     "preserveDefaultVlan",
+    "macspoofchk",
     "portIsolation",
     "disableContainerInterface",
 ];
@@ -51,6 +52,7 @@ pub(crate) fn bridging(fields: &Fields<'_>, has_addresses: bool) -> Result<Bridg
         vlan: fields.number("vlan")?.filter(|vlan| *vlan > 0),
         trunk: trunk(fields)?,
         default_vlan: fields.flag("preserveDefaultVlan")?.unwrap_or(true),
+        checks_sources: on("macspoofchk")?,
         leaves_down,
     })
 }

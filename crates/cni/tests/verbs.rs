@@ -82,7 +82,11 @@ fn errors_are_told_with_code_message_and_details_and_leave_nothing() {
             (json!({"cniVersion": "2.0.0"}), 1, "cniVersion \"2.0.0\" is not supported"),
             (json!({"cniVersion": null}), 1, "cniVersion \"0.1.0\" is not supported"),
             (json!({"isGatway": true}), 2, "unknown key isGatway with value true"),
-            (json!({"macspoofchk": true}), 2, "macspoofchk with value true is not supported"),
+            (
+                json!({"ingressPolicy": "same-bridge"}),
+                2,
+                "ingressPolicy with value \"same-bridge\" is not supported",
+            ),
             (json!({"vlanTrunk": [{"id": 4095}]}), 7, "vlanTrunk[0].id 4095 is not between 1 and 4094"),
             (
                 json!({"vlan": 3, "vlanTrunk": [{"id": 3}]}),

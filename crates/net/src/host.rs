@@ -85,8 +85,10 @@ impl Host {
                 elements.bridge = None;
             }
             self.nft.remove_network(&elements)?;
+            self.nft.forget_frames_of(&self.config.name)?;
         } else {
             self.nft.remove_table()?;
+            self.nft.remove_frame_table()?;
             self.remove_links_and_routes(&elements.pods)?;
             switch_back(leases)?;
         }

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use crate::attachment::Attachment;
+use crate::frames::{are_checked, checked_pod};
 use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
 use crate::route::RouteSocket;
@@ -37,6 +38,11 @@ impl PodNetwork {
         let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         for port in work.host.nft.wrong_ports(&ports)? {
             found.push(format!("host port {port} does not lead to the pod"));
+        }
+        if let Some(pod) = checked_pod(&lease)
+            && !work.host.nft.checks_frames(&pod)?
+        {
+            found.push("nobody checks whether frames of the pod have its link-layer address".to_owned());
         }
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         found.extend(self.pod_differences(&attachment, netns)?);
@@ -91,7 +97,9 @@ impl PodNetwork {
     pub fn health(&mut self) -> Result<()> {
         self.store.check()?;
         let wanted = self.host.wanted_elements();
-        if wanted.is_empty() || self.host.nft.knows(&wanted)? {
+        let knows = wanted.is_empty() || self.host.nft.knows(&wanted)?;
+        let checks = !are_checked(&self.host.config) || self.checks_frames()?;
+        if knows && checks {
             return Ok(());
         }
         // Before the first pod there is nothing to repair, and whoever has the lock is attaching one, which does.
@@ -100,10 +108,14 @@ impl PodNetwork {
             return Ok(());
         }
         let elements = self.host.elements(&leases);
-        if self.host.nft.ensure(&elements)? {
+        if !knows && self.host.nft.ensure(&elements)? {
             self.host.restore_ports(&leases)?;
         }
-        Ok(())
+        if checks { Ok(()) } else { self.host.ensure_frames(&leases) }
+    }
+
+    fn checks_frames(&mut self) -> Result<bool> {
+        self.host.nft.checks_frames_of(&self.host.config.name)
     }
 
     /// What does not keep pods from being attached, but their packets from passing: a sentence for each.

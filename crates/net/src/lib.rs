@@ -24,6 +24,7 @@ mod channel;
 mod collect;
 mod config;
 mod error;
+mod frames;
 mod host;
 mod inspect;
 mod lease;

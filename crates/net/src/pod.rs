@@ -3,6 +3,7 @@
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of};
+use crate::frames::checked_pod;
 use crate::host::Host;
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::PodPorts;
@@ -223,6 +224,11 @@ fn attach(
     let Work { host, leases } = &mut **undo;
     let bridge = host.ensure(leases)?;
 
+    if let Some(pod) = checked_pod(&lease) {
+        let undone = pod.clone();
+        undo.push("forget the pod's frames", move |work| work.host.nft.forget_frames(&undone));
+        undo.check_frames(&pod)?;
+    }
     let pair = undo.create_veth(&attachment, netns, bridge)?;
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));

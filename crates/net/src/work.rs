@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
+use crate::frames::{are_checked, checked_pod};
 use crate::host::Host;
 use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner};
 use crate::mac::end_of;
@@ -91,6 +92,7 @@ impl Work<'_> {
                 gateway: ranges.gateway(address).unwrap_or(address),
                 gateway6: ranges.v6.as_ref().map(|range| range.gateway),
                 mac: mac.unwrap_or_else(|| Mac::of_pod(of_mac)),
+                checked: are_checked(&self.host.config),
                 kind: LeaseKind::Attached,
             }
         })
@@ -186,6 +188,9 @@ impl Work<'_> {
         if !ports.is_empty() {
             let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
             self.host.nft.close_ports(&ports)?;
+        }
+        if let Some(pod) = checked_pod(lease) {
+            self.host.nft.forget_frames(&pod)?;
         }
         if lease.kind() == LeaseKind::Imported {
             // Which host ports it had is not known here, nor is it known to whoever made them any more.

@@ -9,7 +9,7 @@ use crate::channel::{NLM_F_CREATE, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
 
-const TABLE_USERDATA: u16 = 6;
+pub(super) const TABLE_USERDATA: u16 = 6;
 /// `struct nfgenmsg`.
 pub(super) const MESSAGE_HEADER: usize = 4;
 
