@@ -23,6 +23,7 @@ const MAKERS_KEYS: &[&str] = &[
     "vlanTrunk",
     "preserveDefaultVlan",
     "macspoofchk",
+    "enabledad",
     "portIsolation",
     "disableContainerInterface",
 ];
@@ -52,6 +53,7 @@ pub(crate) fn bridging(fields: &Fields<'_>, has_addresses: bool) -> Result<Bridg
         vlan: fields.number("vlan")?.filter(|vlan| *vlan > 0),
         trunk: trunk(fields)?,
         default_vlan: fields.flag("preserveDefaultVlan")?.unwrap_or(true),
+        detects_duplicates: on("enabledad")?,
         checks_sources: on("macspoofchk")?,
         leaves_down,
     })

@@ -210,7 +210,6 @@ fn role(fields: &Fields<'_>, environment: &Environment) -> Result<Role> {
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     let on = |key: &str| Ok::<bool, Error>(fields.flag(key)?.unwrap_or(false));
     let filled = |key: &str| Ok::<bool, Error>(!fields.list(key)?.is_empty());
-    fields.refuse_if("enabledad", on("enabledad")?, "the lease says that nobody else has an address")?;
     let instead = "the source of a connection to a host port is kept wherever answers find back";
     fields.refuse_if("masqAll", on("masqAll")?, instead)?;
     fields.refuse_if("snat", fields.flag("snat")? == Some(false), "host ports work from everywhere")?;

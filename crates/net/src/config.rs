@@ -44,6 +44,8 @@ pub struct Bridging {
     /// Whether pods stay in the VLAN that the bridge puts every new port into, usually 1: what others send there
     /// without a tag reaches them, and without `vlan` it is where their own frames without a tag go.
     pub default_vlan: bool,
+    /// Whether a pod asks if somebody else on the bridge has its IPv6 address, which takes it one or two seconds.
+    pub detects_duplicates: bool,
     /// Whether what pods send must have their own link-layer address as source.
     pub checks_sources: bool,
     /// Whether pods' interfaces are left down, for a network without addresses.
@@ -60,6 +62,7 @@ impl Default for Bridging {
             vlan: None,
             trunk: Vec::new(),
             default_vlan: true,
+            detects_duplicates: false,
             checks_sources: false,
             leaves_down: false,
         }

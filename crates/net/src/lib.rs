@@ -23,6 +23,7 @@ mod attachment;
 mod channel;
 mod collect;
 mod config;
+mod duplicates;
 mod error;
 mod frames;
 mod host;

@@ -3,6 +3,8 @@
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of};
+use crate::duplicates::are_detected;
+use crate::error::or_absent;
 use crate::frames::checked_pod;
 use crate::host::Host;
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
@@ -71,7 +73,7 @@ impl PodNetwork {
         match attach(&mut undo, owner, netns, request) {
             Ok(attachment) => {
                 undo.commit();
-                Ok(attachment)
+                self.await_address(owner, netns, attachment)
             }
             Err(error) => Err(undo.roll_back(error)),
         }
@@ -312,7 +314,8 @@ fn configure_pod_end(
     if has_neighbours || !request.sysctls.is_empty() {
         netns.run(|| {
             if has_neighbours {
-                switches(name, host.ipv6, attachment.address6.is_some())?;
+                let ipv6 = attachment.address6.map(|_| are_detected(config));
+                switches(name, host.ipv6, ipv6)?;
             }
             request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
         })??;
@@ -331,6 +334,7 @@ fn configure_pod_end(
         routes: &config.routes,
         ipv6: host.ipv6,
         up: !config.bridging.leaves_down,
+        probes: are_detected(config),
     })?;
     if request.link != LinkOptions::default()
         && let Some(link) = route.link_at(index)?
@@ -345,21 +349,25 @@ fn configure_pod_end(
 
 /// On a bridge, where other pods can send what they want, before the interface is up: no redirects, which would
 /// lead past the host; IPv6 only when it is wanted, and then with nothing but the address of the lease and a
-/// link-local one, usable at once.
-fn switches(ifname: &IfName, has_ipv6: bool, ipv6: bool) -> Result<()> {
+/// link-local one, usable at once unless duplicates are to be detected, which `ipv6` says.
+fn switches(ifname: &IfName, has_ipv6: bool, ipv6: Option<bool>) -> Result<()> {
     // Either of the two being on means on.
     sysctl::write("ipv4/conf/all/accept_redirects", "0")?;
     sysctl::write(&sysctl::of_link("ipv4", ifname, "accept_redirects"), "0")?;
     if !has_ipv6 {
         return Ok(());
     }
-    if !ipv6 {
+    let Some(probes) = ipv6 else {
         return sysctl::write(&sysctl::of_link("ipv6", ifname, "disable_ipv6"), "1");
-    }
-    for key in ["accept_redirects", "accept_ra", "accept_dad"] {
+    };
+    for key in ["accept_redirects", "accept_ra"] {
         sysctl::write(&sysctl::of_link("ipv6", ifname, key), "0")?;
     }
-    Ok(())
+    if probes {
+        // A port that sends frames back (hairpin) must not make a pod the duplicate of itself (RFC 7527).
+        or_absent(sysctl::write(&sysctl::of_link("ipv6", ifname, "enhanced_dad"), "1"))?;
+    }
+    sysctl::write(&sysctl::of_link("ipv6", ifname, "accept_dad"), if probes { "1" } else { "0" })
 }
 
 fn index_of(route: &mut RouteSocket, ifname: &IfName) -> Result<u32> {

@@ -19,8 +19,18 @@ use crate::{Mac, PodRoute};
 
 pub(super) const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
-/// Adds an address to a link.
+/// Adds an address to a link; of IPv6 without detection of duplicates, which would hold it back for 1.5 s: the lease
+/// says that nobody else has it.
 pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
+    new_address(index, name, net, false)
+}
+
+/// Adds an address to a link, and has the kernel ask whether somebody else has it.
+pub(super) fn probe_address(index: u32, name: &str, net: IpNet) -> Request {
+    new_address(index, name, net, true)
+}
+
+fn new_address(index: u32, name: &str, net: IpNet, probed: bool) -> Request {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.prefix_len = net.prefix_len();
@@ -31,8 +41,8 @@ pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
             message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
         }
         IpNet::V4(_) => {}
+        IpNet::V6(_) if probed => {}
         IpNet::V6(_) => {
-            // The lease says that nobody else has it; detection of duplicates would hold it back for 1.5 s.
             message.header.flags = AddressHeaderFlags::Nodad;
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }

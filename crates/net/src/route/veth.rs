@@ -11,7 +11,7 @@ use netlink_packet_route::link::{
 };
 
 use super::conf::{ACCEPT_REDIRECTS, ROUTE_LOCALNET, link_switches};
-use super::ip::{add_address, host_route, neighbour, pod_route};
+use super::ip::{add_address, host_route, neighbour, pod_route, probe_address};
 use super::link::up;
 use super::{LOOPBACK, Link, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request};
@@ -93,6 +93,8 @@ pub(crate) struct PodEnd<'a> {
     pub(crate) ipv6: bool,
     /// Whether the interface is brought up.
     pub(crate) up: bool,
+    /// Whether the kernel asks for duplicates of IPv6 addresses.
+    pub(crate) probes: bool,
 }
 
 impl RouteSocket {
@@ -136,7 +138,8 @@ impl RouteSocket {
         if end.gateway_mac.is_some() {
             batch.extend(alone_with_the_host(end));
         }
-        batch.extend(end.addresses.iter().map(|to| add_address(end.index, name, to.net)));
+        let add = if end.probes { probe_address } else { add_address };
+        batch.extend(end.addresses.iter().map(|to| add(end.index, name, to.net)));
         // A route needs its address, and the link up.
         batch.extend(end.up.then(|| up(end.index, name)));
         for to in end.addresses {

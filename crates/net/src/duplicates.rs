@@ -1,0 +1,74 @@
+//! Duplicate address detection (RFC 4862, 5.4): whether somebody else on a pod's bridge has its IPv6 address.
+//!
+//! The kernel asks, for one or two seconds. That is waited for without the lock that attaching holds, so that other
+//! pods are not kept waiting; an attachment that turns out to be a duplicate is taken back as a whole.
+
+use std::net::Ipv6Addr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::attachment::Attachment;
+use crate::lease::Owner;
+use crate::route::{Probe, RouteSocket};
+use crate::work::Work;
+use crate::{Error, Mode, Netns, NetworkConfig, PodNetwork, Result};
+
+/// The kernel waits for up to a second before it asks, and for another one for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Whether the network's pods ask for duplicates. At the other end of a routed pair is nobody who could answer.
+pub(crate) fn are_detected(config: &NetworkConfig) -> bool {
+    config.mode == Mode::Bridged && config.bridging.detects_duplicates
+}
+
+impl PodNetwork {
+    /// Waits until a pod that was just attached may use its IPv6 address, or takes the attachment back.
+    ///
+    /// # Errors
+    /// [`Error::Taken`] when somebody else has the address.
+    pub(crate) fn await_address(
+        &mut self,
+        owner: &Owner,
+        netns: &Netns,
+        attachment: Attachment,
+    ) -> Result<Attachment> {
+        let Some(address) = attachment.address6.filter(|_| are_detected(&self.host.config)) else {
+            return Ok(attachment);
+        };
+        let told = netns.visit(&self.host.home, RouteSocket::open).flatten();
+        match told.and_then(|mut route| wait(&mut route, &attachment, address.addr())) {
+            Ok(()) => Ok(attachment),
+            Err(error) => Err(match self.take_back(owner) {
+                Ok(()) => error,
+                Err(left) => Error::LeftBehind { error: Box::new(error), left: left.to_string() },
+            }),
+        }
+    }
+
+    fn take_back(&mut self, owner: &Owner) -> Result<()> {
+        if let Some(detached) = self.release(owner, None)? {
+            detached.destroy()?;
+        }
+        let Some(leases) = self.store.lock_existing()? else { return Ok(()) };
+        Work { host: &mut self.host, leases }.remove_if_unused().map(drop)
+    }
+}
+
+fn wait(route: &mut RouteSocket, attachment: &Attachment, address: Ipv6Addr) -> Result<()> {
+    let name = &attachment.ifname;
+    let started = Instant::now();
+    loop {
+        let unanswered =
+            |reason| Err(Error::Answer { what: format!("detect duplicates of {address}"), reason });
+        match route.link(name)?.map(|link| route.probe(link.index, address)).transpose()?.flatten() {
+            Some(Probe::Unique) => return Ok(()),
+            Some(Probe::Duplicate) => return Err(Error::Taken { address: address.into() }),
+            None => return unanswered("the pod does not have it any more"),
+            Some(Probe::Asking) if started.elapsed() > PATIENCE => {
+                return unanswered("still asking after 10 s");
+            }
+            Some(Probe::Asking) => thread::sleep(PAUSE),
+        }
+    }
+}
