@@ -36,8 +36,8 @@ impl PodNetwork {
         let Some(address) = attachment.address6.filter(|_| are_detected(&self.host.config)) else {
             return Ok(attachment);
         };
-        let told = netns.visit(&self.host.home, RouteSocket::open).flatten();
-        match told.and_then(|mut route| wait(&mut route, &attachment, address.addr())) {
+        let opened = netns.visit(&self.host.home, RouteSocket::open);
+        match opened.and_then(|route| wait(&mut route?, &attachment, address.addr())) {
             Ok(()) => Ok(attachment),
             Err(error) => Err(match self.take_back(owner) {
                 Ok(()) => error,
