@@ -52,6 +52,8 @@ fn the_same_configuration_gives_the_same_result() {
                 "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}),
             json!({"ipam": {"ranges": [[{"subnet": "10.88.0.0/16", "rangeStart": "10.88.3.7", "rangeEnd": "10.88.3.9", "gateway": "10.88.0.7"}]]}}),
             json!({"dns": {"nameservers": ["192.0.2.53"]}}),
+            json!({"macspoofchk": true, "enabledad": true}),
+            json!({"ipam": null, "macspoofchk": true}),
         ] {
             let told: Vec<Value> = [true, false]
                 .into_iter()

@@ -255,3 +255,44 @@ impl fmt::Display for HostPort {
         write!(f, "{}/{}", self.host_port, self.protocol.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without_addresses() -> NetworkConfig {
+        let bridging = Bridging { gateway: false, ..Bridging::default() };
+        NetworkConfig { ranges: Ranges::none(), mode: Mode::Bridged, bridging, ..NetworkConfig::local() }
+    }
+
+    #[test]
+    fn only_a_bridge_that_the_host_has_no_address_on_can_do_without_addresses() {
+        without_addresses().check().unwrap();
+        let routed = NetworkConfig { mode: Mode::Routed, ..without_addresses() };
+        assert!(routed.check().is_err());
+        let gateway = NetworkConfig { bridging: Bridging::default(), ..without_addresses() };
+        assert!(gateway.check().is_err());
+    }
+
+    #[test]
+    fn an_interface_that_is_left_down_has_no_addresses() {
+        let bridging = Bridging { leaves_down: true, ..without_addresses().bridging };
+        NetworkConfig { bridging: bridging.clone(), ..without_addresses() }.check().unwrap();
+        let with = NetworkConfig { bridging, mode: Mode::Bridged, ..NetworkConfig::local() };
+        assert!(with.check().is_err());
+    }
+
+    #[test]
+    fn vlans_that_cannot_be_are_refused() {
+        let check = |vlan, trunk: &[RangeInclusive<u16>]| {
+            let bridging = Bridging { vlan, trunk: trunk.to_vec(), ..without_addresses().bridging };
+            NetworkConfig { bridging, ..without_addresses() }.check()
+        };
+        assert!(check(Some(4094), &[1..=4093]).is_ok());
+        assert!(check(Some(4095), &[]).is_err() && check(Some(0), &[]).is_err());
+        for bad in [0..=7, 7..=4095, RangeInclusive::new(9, 8)] {
+            assert!(check(None, std::slice::from_ref(&bad)).is_err(), "{bad:?}");
+        }
+        assert!(check(Some(7), &[5..=9]).is_err(), "with and without a tag");
+    }
+}
