@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use dunnage_e2e::census::Census;
 use dunnage_e2e::containerd::{Containerd, Network};
 use dunnage_e2e::cri::{self, Cri, Pod, api};
@@ -367,6 +367,30 @@ async fn pods_on_a_trunk_reach_each_other_by_its_vlans_and_by_none_besides() -> 
     for pod in [a, b] {
         node.cri.remove_pod(&pod).await?;
     }
+    node.require_nothing_left().await
+}
+
+#[tokio::test]
+async fn a_pod_is_in_its_own_vlans_alone_when_the_default_one_is_not_preserved() -> Result<()> {
+    if !has_vlans()? {
+        println!("not on this machine: its kernel is without VLANs on bridges (BRIDGE_VLAN_FILTERING)");
+        return Ok(());
+    }
+    let mut plugins = alone();
+    plugins[0]["bridge"] = json!("cni0");
+    plugins[0]["isGateway"] = json!(true);
+    plugins[0]["vlan"] = json!(7);
+    plugins[0]["vlanTrunk"] = json!([{"id": 9}, {"minID": 20, "maxID": 22}]);
+    plugins[0]["preserveDefaultVlan"] = json!(false);
+    let node = Node::new(&plugins).await?;
+    let pod = node.plain("a").await?;
+    let address = node.addresses(&pod).await?[0];
+    let IpAddr::V4(v4) = address else { bail!("{address} is not of IPv4") };
+    let told = run("bridge", &format!("vlan show dev dnp{:08x}", u32::from(v4)))?;
+    let vlans: Vec<u16> = told.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    ensure!(vlans == [7, 9, 20, 21, 22] && told.contains("7 PVID Egress Untagged"), "{told}");
+    connects(&node.host, &node.place(&pod).await?, 81, (address, 81)).context("host to pod")?;
+    node.cri.remove_pod(&pod).await?;
     node.require_nothing_left().await
 }
 
