@@ -67,11 +67,6 @@ fn the_table_reads_as_it_is_documented() {
 		type filter hook prerouting priority dstnat; policy accept;
 		iifname @checked iifname . ether saddr != @own drop
 	}
-
-	chain input {
-		type filter hook input priority -300; policy accept;
-		iifname @checked iifname . ether saddr != @own drop
-	}
 }
 ";
         assert_eq!(table(), documented);
@@ -101,27 +96,43 @@ fn frames_with_another_source_are_dropped_and_honest_ones_pass() {
     });
 }
 
+/// Sends a frame that no bridge forwards, as 802.1X does.
+fn send_unforwarded(pod: &Pod, to: &str) {
+    pod.run(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.send_to(b"x", (to, 9)).unwrap();
+    });
+}
+
 #[test]
-fn a_bridge_learns_nothing_from_frames_that_it_does_not_forward() {
+fn a_bridge_learns_nothing_from_a_pod_and_nobody_takes_its_address_over() {
     on_fresh_host(|world| {
         let (free, held) = (world.pod("free"), world.pod("held"));
         let unchecked = merged(checked(world), &json!({"macspoofchk": false}));
         world.add(&free, &unchecked);
         world.add(&held, &checked(world));
+        let learnt = || world::run("bridge", "fdb show br cni0");
         for (pod, mac) in [(&held, SPOOFED), (&free, "02:00:00:00:00:67")] {
             pretend(pod, mac);
-            // As 802.1X sends its frames.
-            pod.run(|| {
-                ip("neigh add 10.88.0.99 lladdr 01:80:c2:00:00:03 dev eth0 nud permanent");
-                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-                    .unwrap()
-                    .send_to(b"x", ("10.88.0.99", 9))
-                    .unwrap();
-            });
+            // Those of LLDP pass no hook.
+            for (to, kind) in [("10.88.0.99", "03"), ("10.88.0.100", "0e")] {
+                pod.run(|| {
+                    ip(&format!("neigh add {to} lladdr 01:80:c2:00:00:{kind} dev eth0 nud permanent"))
+                });
+                send_unforwarded(pod, to);
+            }
         }
-        let learnt = || world::run("bridge", "fdb show br cni0");
         world::eventually(|| learnt().contains("02:00:00:00:00:67"));
         assert!(!learnt().contains(SPOOFED), "{}", learnt());
+        let own = "da:d0:0a:58:00:03";
+        let place = || learnt().lines().find(|line| line.starts_with(own)).unwrap().to_owned();
+        assert!(place().contains("dnp0a580003") && place().contains("static"), "{}", place());
+        for mac in [own, "02:00:00:00:00:68"] {
+            pretend(&free, mac);
+            send_unforwarded(&free, "10.88.0.99");
+        }
+        world::eventually(|| learnt().contains("02:00:00:00:00:68"));
+        assert!(place().contains("dnp0a580003"), "{}", place());
     });
 }
 

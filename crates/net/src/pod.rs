@@ -5,7 +5,7 @@ use dunnage_sys::Errno;
 use crate::attachment::{Attachment, address_of};
 use crate::duplicates::are_detected;
 use crate::error::or_absent;
-use crate::frames::checked_pod;
+use crate::frames::{are_checked, checked_pod};
 use crate::host::Host;
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::PodPorts;
@@ -261,6 +261,7 @@ fn configure_host_end(
                 .hairpin
                 .unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0")),
             isolated: bridging.isolated,
+            sole: are_checked(&host.config).then_some(attachment.mac),
         },
     };
     if host.config.mode == Mode::Bridged && bridging.has_vlans() {

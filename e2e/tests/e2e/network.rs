@@ -382,6 +382,8 @@ async fn a_pod_is_in_its_own_vlans_alone_when_the_default_one_is_not_preserved()
     plugins[0]["vlan"] = json!(7);
     plugins[0]["vlanTrunk"] = json!([{"id": 9}, {"minID": 20, "maxID": 22}]);
     plugins[0]["preserveDefaultVlan"] = json!(false);
+    // Where the pod's address is, the bridge is told for each of its VLANs.
+    plugins[0]["macspoofchk"] = json!(true);
     let node = Node::new(&plugins).await?;
     let pod = node.plain("a").await?;
     let address = node.addresses(&pod).await?[0];

@@ -5,17 +5,17 @@
 //!     set networks                 whose pods are known here
 //!     set checked { ifname }       ports of pods that are checked
 //!     set own { ifname . ether }   and what each may have as source
-//!     prerouting, input:  iifname @checked, iifname . ether saddr not in @own  ─▶ drop
+//!     prerouting:  iifname @checked, iifname . ether saddr not in @own  ─▶ drop
 //! }
 //! ```
 //!
-//! Frames to most addresses that no bridge forwards (01:80:c2:00:00:0x of IEEE 802.1Q) come by the hook input alone;
-//! the bridge would learn from them behind which port an address is all the same. Those of LLDP (0e) pass no hook.
+//! Frames to the addresses that no bridge forwards (01:80:c2:00:00:0x of IEEE 802.1Q) do not come by there, and go no
+//! further than the host. A bridge would learn from them, so it does not learn from ports that are checked.
 
 use super::expression::{
     Expression, Header, META_IIFNAME, R, after, drop_packet, meta, outside, payload, within,
 };
-use super::layout::{ETHER_ADDR, IFNAME, Set, chain, new_set, rule, userdata};
+use super::layout::{ETHER_ADDR, Hook, IFNAME, Set, chain, new_set, rule, userdata};
 use super::table::{
     ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, TABLE_USERDATA, elements, field, key,
 };
@@ -34,8 +34,8 @@ const LAYOUT: &str = "dunnage frame checks, layout 1";
 const NETWORKS: &str = "networks";
 const CHECKED: &str = "checked";
 const OWN: &str = "own";
-/// `NF_BR_PRE_ROUTING` and `NF_BR_LOCAL_IN`, before everybody else's chains.
-const CHAINS: [(&str, u32, i32); 2] = [("prerouting", 0, -300), ("input", 1, -300)];
+/// `NF_BR_PRE_ROUTING`, before everybody else's chains.
+const CHAIN: (&str, Hook) = ("prerouting", ("filter", 0, -300));
 const SETS: [Set; 3] = [
     Set { name: NETWORKS, flags: 0, key: (IFNAME, 16), value: None },
     Set { name: CHECKED, flags: 0, key: (IFNAME, 16), value: None },
@@ -194,10 +194,8 @@ fn layout() -> Vec<Request> {
     let what = format!("create nftables table bridge {TABLE}");
     let mut requests = vec![message(Verb::NewTable, NLM_F_CREATE | NLM_F_EXCL, attributes, what)];
     requests.extend((1..).zip(&SETS).map(|(id, set)| new_set(id, set)));
-    for (name, hook, priority) in CHAINS {
-        requests.push(chain(name, Some(("filter", hook, priority))));
-        requests.push(rule(name, &drop_of_others_frames()));
-    }
+    let (name, hook) = CHAIN;
+    requests.extend([chain(name, Some(hook)), rule(name, &drop_of_others_frames())]);
     requests.into_iter().map(of_bridges).collect()
 }
 

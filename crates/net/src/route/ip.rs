@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
@@ -134,6 +134,19 @@ pub(super) fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
         NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
     ];
     request(RTM_NEWNEIGH, NLM_F_CREATE, &message, format!("add neighbour {address} with {mac}"))
+}
+
+/// A link-layer address is behind this port of a bridge, in all its VLANs, and stays there whoever else pretends to
+/// have it (since 4.20).
+pub(super) fn behind_port(index: u32, name: &str, mac: Mac) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    // To a bridge, "permanent" would be an address of the host.
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+    request(RTM_NEWNEIGH, NLM_F_CREATE, &message, format!("say that {mac} is behind {name}"))
 }
 
 fn route(index: u32, of: IpAddr) -> RouteMessage {
