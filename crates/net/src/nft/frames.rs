@@ -12,6 +12,8 @@
 //! Frames to the addresses that no bridge forwards (01:80:c2:00:00:0x of IEEE 802.1Q) do not come by there, and go no
 //! further than the host. A bridge would learn from them, so it does not learn from ports that are checked.
 
+use dunnage_sys::Errno;
+
 use super::expression::{
     Expression, Header, META_IIFNAME, R, after, drop_packet, meta, outside, payload, within,
 };
@@ -23,8 +25,6 @@ use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Mac, NetworkName, Result};
-
-use dunnage_sys::Errno;
 
 const NFPROTO_BRIDGE: u8 = 7;
 /// How the comment of every table of ours begins.
