@@ -22,7 +22,11 @@ fn attach(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     let attachment = network.attach_pod(owner, &netns, &conf.request)?;
     if first {
         // Once for each boot: containerd copies it to its log.
-        network.warnings()?.iter().for_each(|warning| output::note(warning));
+        match network.warnings() {
+            Ok(warnings) => warnings.iter().for_each(|warning| output::note(warning)),
+            // The pod is attached all the same.
+            Err(error) => output::note(&format!("who drops what this host forwards is unknown: {error}")),
+        }
     }
     let told = result::of_attachment(conf, environment, &attachment).and_then(|result| output::json(&result));
     // A runtime that did not hear of the interface does not know it: nothing may be left.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use dunnage_net::{HostPort, HostPorts, LinkOptions, Mac, PodRequest, Protocol, Shape, SourceNat};
 use ipnet::IpNet;
 
+use crate::bridge;
 use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
@@ -60,7 +61,7 @@ pub(crate) fn request(fields: &Fields<'_>, environment: &Environment) -> Result<
 
 /// As for `tuning`. The MTU is that of the network, unless this comes behind the plugin that made the interface.
 fn link(fields: &Fields<'_>) -> Result<LinkOptions> {
-    let mtu = if fields.get("ipam").is_some() { None } else { fields.number("mtu")?.filter(|mtu| *mtu > 0) };
+    let mtu = fields.number("mtu")?.filter(|mtu| *mtu > 0 && bridge::only_adds(fields));
     Ok(LinkOptions {
         promiscuous: fields.flag("promisc")?.unwrap_or(false),
         all_multicast: fields.flag("allmulti")?.unwrap_or(false),

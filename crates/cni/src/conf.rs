@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dunnage_net::{Bridging, IfName, Mode, NetworkConfig, NetworkName, PodRequest};
+use dunnage_net::{NetworkConfig, NetworkName, PodRequest, Ranges};
 use serde_json::{Value, json};
 
+use crate::bridge;
 use crate::capability;
 use crate::env::Environment;
 use crate::error::{Error, Result};
@@ -138,38 +139,52 @@ pub(crate) fn unconfigured(fields: &Fields<'_>) -> Result<NetworkConfig> {
 
 /// The network of a configuration that makes interfaces, and the routes of its pods.
 pub(crate) fn network(fields: &Fields<'_>) -> Result<(NetworkConfig, Routes)> {
-    let missing = || {
-        Error::config("ipam is missing")
-            .because("a pod needs an address; behind another plugin of the list, prevResult")
-    };
-    let ipam = fields.object("ipam")?.ok_or_else(missing)?;
-    let runtime = fields.object("runtimeConfig")?;
-    let dynamic =
-        runtime.as_ref().and_then(|runtime| Some((runtime.at("ipRanges"), runtime.get("ipRanges")?)));
-    let ranges = ipam::ranges(&ipam, dynamic)?;
-    let mode = mode(fields)?;
-    let is_default_gateway = fields.flag("isDefaultGateway")?.unwrap_or(false);
-    let routes = Routes::parse(&ipam, mode, is_default_gateway, &ranges)?;
-    let bridge: IfName = fields.parsed("bridge")?.unwrap_or(BRIDGE.parse()?);
+    let ipam = ipam::of(fields)?;
+    let bridging = bridge::bridging(fields, ipam.is_some())?;
+    let mode = bridge::mode(fields, &bridging, ipam.is_some())?;
     let network = NetworkConfig {
-        bridge,
-        ranges,
+        bridge: fields.parsed("bridge")?.unwrap_or(BRIDGE.parse()?),
         mtu: fields.number("mtu")?.filter(|mtu| *mtu > 0),
-        masquerade: fields.flag("ipMasq")?.unwrap_or(false),
         mode,
-        bridging: Bridging {
-            gateway: is_default_gateway || fields.flag("isGateway")?.unwrap_or(false),
-            hairpin: fields.flag("hairpinMode")?,
-            promiscuous: fields.flag("promiscMode")?.unwrap_or(false),
-            isolated: fields.flag("portIsolation")?.unwrap_or(false),
-            vlan: fields.number("vlan")?.filter(|vlan| *vlan > 0),
-        },
-        routes: routes.all(),
-        import: Some(ipam::import(&ipam, fields.text("name")?.unwrap_or_default())?),
+        bridging,
         ..unconfigured(fields)?
+    };
+    let (network, routes) = match ipam {
+        Some(ipam) => with_addresses(network, fields, &ipam)?,
+        None => (without_addresses(network, fields)?, Routes::default()),
     };
     network.check()?;
     Ok((network, routes))
+}
+
+fn with_addresses(
+    network: NetworkConfig,
+    fields: &Fields<'_>,
+    ipam: &Fields<'_>,
+) -> Result<(NetworkConfig, Routes)> {
+    let runtime = fields.object("runtimeConfig")?;
+    let dynamic =
+        runtime.as_ref().and_then(|runtime| Some((runtime.at("ipRanges"), runtime.get("ipRanges")?)));
+    let ranges = ipam::ranges(ipam, dynamic)?;
+    let is_default_gateway = fields.flag("isDefaultGateway")?.unwrap_or(false);
+    let routes = Routes::parse(ipam, network.mode, is_default_gateway, &ranges)?;
+    let network = NetworkConfig {
+        ranges,
+        masquerade: fields.flag("ipMasq")?.unwrap_or(false),
+        routes: routes.all(),
+        import: Some(ipam::import(ipam, fields.text("name")?.unwrap_or_default())?),
+        ..network
+    };
+    Ok((network, routes))
+}
+
+/// Pods have interfaces on a bridge, and nothing is known here about who has which address there.
+fn without_addresses(network: NetworkConfig, fields: &Fields<'_>) -> Result<NetworkConfig> {
+    let runtime = fields.object("runtimeConfig")?;
+    if let Some(runtime) = runtime.filter(|runtime| runtime.get("ipRanges").is_some()) {
+        return Err(Error::config(format!("{} needs ipam", runtime.at("ipRanges"))));
+    }
+    Ok(NetworkConfig { ranges: Ranges::none(), masquerade: false, routes: Vec::new(), ..network })
 }
 
 /// Behind `cni-`, so that it is not the network of `dunnage pod run`, which is called `local`.
@@ -183,54 +198,18 @@ fn role(fields: &Fields<'_>, environment: &Environment) -> Result<Role> {
     if fields.text("type")? == Some("loopback") {
         return Ok(Role::Loopback);
     }
-    // STATUS comes without prevResult: there the keys tell.
+    // STATUS comes without prevResult: there the keys tell alone.
     let comes_behind = match environment.owner() {
-        Ok(_) => fields.get("ipam").is_none() && fields.get("prevResult").is_some(),
-        Err(_) => only_adds(fields),
+        Ok(_) => bridge::only_adds(fields) && fields.get("prevResult").is_some(),
+        Err(_) => bridge::only_adds(fields),
     };
     Ok(if comes_behind { Role::Addition } else { Role::Interface })
-}
-
-/// Whether nothing in a configuration is about the interface itself.
-pub(crate) fn only_adds(fields: &Fields<'_>) -> bool {
-    fields.get("ipam").is_none() && !MAKERS_KEYS.iter().any(|key| fields.get(key).is_some())
-}
-
-/// Keys of `bridge` that only the maker of an interface has.
-const MAKERS_KEYS: &[&str] =
-    &["bridge", "isGateway", "isDefaultGateway", "ipMasq", "mode", "hairpinMode", "promiscMode", "vlan"];
-
-/// Routed, unless what is asked for is a matter of bridges.
-fn mode(fields: &Fields<'_>) -> Result<Mode> {
-    let vlan = fields.number::<u16>("vlan")?.is_some_and(|vlan| vlan > 0);
-    let isolated = fields.flag("portIsolation")?.unwrap_or(false);
-    match fields.text("mode")? {
-        Some("bridged" | "bridge") => Ok(Mode::Bridged),
-        None if vlan || isolated => Ok(Mode::Bridged),
-        None => Ok(Mode::Routed),
-        Some("routed") if vlan => Err(Error::config("vlan needs mode \"bridged\"")),
-        Some("routed") if isolated => Err(Error::config("portIsolation needs mode \"bridged\"")),
-        Some("routed") => Ok(Mode::Routed),
-        Some(other) => Err(Error::config(format!("mode {other:?} is unknown"))
-            .because("there are \"routed\" and \"bridged\"")),
-    }
 }
 
 /// Options of the plugins that this one takes the place of, and that it does not have.
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     let on = |key: &str| Ok::<bool, Error>(fields.flag(key)?.unwrap_or(false));
     let filled = |key: &str| Ok::<bool, Error>(!fields.list(key)?.is_empty());
-    fields.refuse_if("macspoofchk", on("macspoofchk")?, "frames are not checked")?;
-    fields.refuse_if("enabledad", on("enabledad")?, "the lease says that nobody else has an address")?;
-    let instead = "a pod always gets its interface configured";
-    fields.refuse_if("disableContainerInterface", on("disableContainerInterface")?, instead)?;
-    fields.refuse_if("vlanTrunk", filled("vlanTrunk")?, "a pod is in one VLAN, that of \"vlan\"")?;
-    let instead = "the VLAN of a pod is the one of \"vlan\"";
-    fields.refuse_if(
-        "preserveDefaultVlan",
-        on("preserveDefaultVlan")? && fields.get("vlan").is_some(),
-        instead,
-    )?;
     capability::source_nat(fields)?;
     for key in ["conditionsV4", "conditionsV6"] {
         fields.refuse_if(key, filled(key)?, "host ports are elements of a map, without conditions")?;
@@ -244,10 +223,6 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     }
     let policy = fields.text("ingressPolicy")?.is_some_and(|policy| policy != "open");
     fields.refuse_if("ingressPolicy", policy, "use a network policy")?;
-    let hairpin_and_promiscuous = on("hairpinMode")? && on("promiscMode")?;
-    if hairpin_and_promiscuous {
-        return Err(Error::config("hairpinMode and promiscMode exclude each other"));
-    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use dunnage_net::{Detached, LeaseKind, Netns, PodNetwork};
 use dunnage_sys::background::{self, Side};
 
+use crate::bridge;
 use crate::conf::{self, unconfigured};
 use crate::env::Environment;
 use crate::error::Result;
@@ -30,7 +31,7 @@ pub(crate) fn run(environment: &Environment, fields: &Fields<'_>, _version: Vers
     };
     let mut network = PodNetwork::open(config)?;
     // The files of `host-local` are known to the entry that has `ipam`, whose turn is later.
-    if conf::only_adds(fields) && network.lease_kind(owner)? == Some(LeaseKind::Imported) {
+    if bridge::only_adds(fields) && network.lease_kind(owner)? == Some(LeaseKind::Imported) {
         return Ok(());
     }
     // Only for what another plugin has made; a namespace that is gone has nothing of it.

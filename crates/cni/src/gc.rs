@@ -1,8 +1,9 @@
 //! GC: takes back what belongs to no attachment that is valid.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
-use dunnage_net::{Owner, PodNetwork};
+use dunnage_net::{Lease, Owner, PodNetwork};
 
 use crate::conf::{self, unconfigured};
 use crate::env::Environment;
@@ -27,12 +28,20 @@ pub(crate) fn run(_environment: &Environment, fields: &Fields<'_>, _version: Ver
     for lease in &collected.leases {
         let holder =
             lease.holder.as_ref().map_or_else(|| "nobody".to_owned(), |(owner, _)| owner.to_string());
-        output::note(&format!("took back address {} of {holder}", lease.ip()));
+        output::note(&format!("took back {} of {holder}", what(lease)));
     }
     if collected.left.is_empty() {
         return Ok(());
     }
     Err(Error::new(KERNEL, "not everything could be taken back").because(collected.left.join("; ")))
+}
+
+fn what(lease: &Lease) -> String {
+    match lease.ip() {
+        // Nobody's: it stands for the place of a pod without an address.
+        IpAddr::V4(ip) if ip.octets()[0] == 0 => "interface".to_owned(),
+        ip => format!("address {ip}"),
+    }
 }
 
 /// A list that is missing is not an empty one: nothing is taken from anybody by mistake.

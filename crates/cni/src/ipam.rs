@@ -7,6 +7,7 @@ use dunnage_net::{Range, RangeSet, Ranges};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use crate::bridge;
 use crate::error::{Error, Result};
 use crate::fields::{Fields, elements};
 
@@ -29,6 +30,20 @@ const KEYS: &[&str] = &[
     "resolvConf",
 ];
 const RANGE_KEYS: &[&str] = &["subnet", "rangeStart", "rangeEnd", "gateway"];
+
+/// `ipam`, unless it says nothing: then pods get interfaces without addresses, as the reference has it. A
+/// configuration that says nothing about its interface either is more likely one that comes behind another.
+pub(crate) fn of<'a>(fields: &Fields<'a>) -> Result<Option<Fields<'a>>> {
+    if bridge::only_adds(fields) {
+        return Err(Error::config("ipam is missing").because(
+            "behind another plugin of the list prevResult is; for pods without addresses say \"ipam\": {}",
+        ));
+    }
+    let ipam = fields.object("ipam")?;
+    let says_nothing =
+        |ipam: &Fields<'_>| ipam.iter().all(|(_, value)| value.is_null() || value.as_str() == Some(""));
+    Ok(ipam.filter(|ipam| !says_nothing(ipam)))
+}
 
 /// Reads the ranges of `ipam`. Sets that the runtime gives (`ipRanges`) come before those, and a range without a
 /// set before `ranges`, as with `host-local`: pods have their addresses in this order.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod add;
+mod bridge;
 mod capability;
 mod check;
 mod conf;

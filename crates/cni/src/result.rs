@@ -28,8 +28,10 @@ pub(crate) fn of_attachment(
     list(&mut result, "ips").extend(ips(conf.version, attachment, index));
     let routes = conf.routes.told(attachment, conf.version);
     list(&mut result, "routes").extend(routes);
-    if list(&mut result, "routes").is_empty() {
-        let _ = result.as_object_mut().and_then(|result| result.remove("routes"));
+    for key in ["ips", "routes"] {
+        if list(&mut result, key).is_empty() {
+            let _ = result.as_object_mut().and_then(|result| result.remove(key));
+        }
     }
     if !conf.dns.is_null() {
         result["dns"] = conf.dns.clone();

@@ -32,6 +32,9 @@ const CALLS: [&str; 16] = [
     "clock_nanosleep",
 ];
 
+/// Of a network that a test is about.
+type Config = fn(&World) -> Value;
+
 fn config(world: &World) -> Value {
     world.config_with(&json!({"cniVersion": "1.1.0",
         "ipam": {"ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]]},
@@ -47,6 +50,12 @@ fn of_several_sets(world: &World) -> Value {
     merged(config(world), &json!({"ipam": {"ranges": ranges}}))
 }
 
+/// With all that is made for a pod on a bridge besides, and without addresses.
+fn on_a_bridge(world: &World) -> Value {
+    json!({"cniVersion": "1.1.0", "name": "net", "type": "dunnage-cni", "stateDir": world.path("state"),
+        "bridge": "cni0", "ipam": {}, "macspoofchk": true, "portIsolation": true, "promisc": true})
+}
+
 /// Runs a verb that is killed before its n-th call of a name. Whether it came that far.
 fn killed(world: &World, verb: &str, pod: &Pod, config: &Value, call: &str, number: usize) -> bool {
     let mut strace = Command::new("strace");
@@ -57,13 +66,9 @@ fn killed(world: &World, verb: &str, pod: &Pod, config: &Value, call: &str, numb
 }
 
 /// Every moment of a verb: `prepare` makes what it is run on, `verify` sees what it has left.
-fn at_every_moment(world: &World, verb: &str, prepare: impl Fn(&Pod), verify: impl Fn(&Pod, &str)) {
-    at_every_moment_of(&config(world), world, verb, prepare, verify);
-}
-
-fn at_every_moment_of(
-    config: &Value,
+fn at_every_moment(
     world: &World,
+    config: &Value,
     verb: &str,
     prepare: impl Fn(&Pod),
     verify: impl Fn(&Pod, &str),
@@ -84,7 +89,7 @@ fn at_every_moment_of(
     assert!(moments > 20, "only {moments} moments were met");
 }
 
-fn collect(world: &World) {
+fn collect(world: &World, config: Config) {
     let gc = merged(
         config(world),
         &json!({"cni.dev/valid-attachments": [{"containerID": "other", "ifname": "eth0"}]}),
@@ -94,7 +99,7 @@ fn collect(world: &World) {
 }
 
 /// The host with one pod that nothing happens to.
-fn with_another_pod(test: impl FnOnce(&World) + Send) {
+fn with_another_pod(config: Config, test: impl FnOnce(&World) + Send) {
     on_fresh_host(|world| {
         let other = world.pod("other");
         world.add(&other, &merged(config(world), &json!({"runtimeConfig": null})));
@@ -105,14 +110,24 @@ fn with_another_pod(test: impl FnOnce(&World) + Send) {
 
 #[test]
 fn an_add_killed_at_any_moment_is_taken_back_by_gc() {
-    with_another_pod(|world| {
+    an_add_that_is_killed_is_taken_back_by_gc(config);
+}
+
+#[test]
+fn an_add_to_a_bridge_killed_at_any_moment_is_taken_back_by_gc() {
+    an_add_that_is_killed_is_taken_back_by_gc(on_a_bridge);
+}
+
+fn an_add_that_is_killed_is_taken_back_by_gc(config: Config) {
+    with_another_pod(config, |world| {
         let before = world.census();
         at_every_moment(
             world,
+            &config(world),
             "ADD",
             |_| {},
             |_, moment| {
-                collect(world);
+                collect(world, config);
                 assert_eq!(world.census(), before, "{moment}");
             },
         );
@@ -121,9 +136,10 @@ fn an_add_killed_at_any_moment_is_taken_back_by_gc() {
 
 #[test]
 fn an_add_killed_at_any_moment_is_taken_back_by_the_runtime_and_the_pod_can_be_added() {
-    with_another_pod(|world| {
+    with_another_pod(config, |world| {
         at_every_moment(
             world,
+            &config(world),
             "ADD",
             |_| {},
             |pod, moment| {
@@ -139,9 +155,10 @@ fn an_add_killed_at_any_moment_is_taken_back_by_the_runtime_and_the_pod_can_be_a
 
 #[test]
 fn an_add_killed_at_any_moment_is_cleaned_up_by_the_next_add_of_another_pod() {
-    with_another_pod(|world| {
+    with_another_pod(config, |world| {
         at_every_moment(
             world,
+            &config(world),
             "ADD",
             |_| {},
             |pod, moment| {
@@ -161,7 +178,7 @@ fn an_add_killed_at_any_moment_is_cleaned_up_by_the_next_add_of_another_pod() {
                 }
                 world.del(pod, &config(world));
                 world.wait_for_links_to_go("dnp0a58000[3-9]");
-                collect(world);
+                collect(world, config);
             },
         );
     });
@@ -176,19 +193,30 @@ fn is_active(world: &World, pod: &Pod) -> bool {
 
 #[test]
 fn a_del_killed_at_any_moment_can_be_repeated_or_is_finished_by_gc() {
-    with_another_pod(|world| {
+    a_del_that_is_killed_is_finished(config);
+}
+
+#[test]
+fn a_del_from_a_bridge_killed_at_any_moment_can_be_repeated_or_is_finished_by_gc() {
+    a_del_that_is_killed_is_finished(on_a_bridge);
+}
+
+fn a_del_that_is_killed_is_finished(config: Config) {
+    with_another_pod(config, |world| {
         let before = world.census();
         at_every_moment(
             world,
+            &config(world),
             "DEL",
             |pod| drop(world.add(pod, &config(world))),
             |_, moment| {
-                collect(world);
+                collect(world, config);
                 assert_eq!(world.census(), before, "{moment}");
             },
         );
         at_every_moment(
             world,
+            &config(world),
             "DEL",
             |pod| drop(world.add(pod, &config(world))),
             |pod, moment| {
@@ -203,7 +231,7 @@ fn a_del_killed_at_any_moment_can_be_repeated_or_is_finished_by_gc() {
 
 #[test]
 fn no_moment_of_a_pod_with_several_addresses_of_a_family_leaves_one_of_them_leased() {
-    with_another_pod(|world| {
+    with_another_pod(config, |world| {
         let config = of_several_sets(world);
         let add = |pod: &Pod| world.add(pod, &config);
         let ips =
@@ -216,7 +244,7 @@ fn no_moment_of_a_pod_with_several_addresses_of_a_family_leaves_one_of_them_leas
         world.add(&two, &asking);
         world.del(&two, &config);
         world.wait_for_links_to_go("dnp0a580003");
-        collect(world);
+        collect(world, of_several_sets);
         let before = world.census();
         let took_back = |moment: &str| {
             let valid = json!([{"containerID": "other", "ifname": "eth0"}]);
@@ -226,11 +254,11 @@ fn no_moment_of_a_pod_with_several_addresses_of_a_family_leaves_one_of_them_leas
             assert_eq!(world.census(), before, "{moment}");
             assert_eq!(world.run_alone("GC", &gc).stderr, "", "{moment}");
         };
-        at_every_moment_of(&config, world, "ADD", |_| {}, |_, moment| took_back(moment));
-        at_every_moment_of(&config, world, "DEL", |pod| drop(add(pod)), |_, moment| took_back(moment));
-        at_every_moment_of(
-            &config,
+        at_every_moment(world, &config, "ADD", |_| {}, |_, moment| took_back(moment));
+        at_every_moment(world, &config, "DEL", |pod| drop(add(pod)), |_, moment| took_back(moment));
+        at_every_moment(
             world,
+            &config,
             "DEL",
             |pod| drop(add(pod)),
             |pod, moment| {
@@ -262,22 +290,48 @@ fn a_kernel_without_nftables_is_told_and_nothing_is_left() {
 
 #[test]
 fn whatever_the_kernel_refuses_is_undone() {
+    what_the_kernel_refuses_is_undone(config);
+}
+
+#[test]
+fn whatever_the_kernel_refuses_on_a_bridge_is_undone() {
+    what_the_kernel_refuses_is_undone(on_a_bridge);
+}
+
+#[test]
+fn whatever_the_kernel_refuses_to_the_first_pod_on_a_bridge_is_undone() {
+    on_fresh_host(|world| {
+        let before = world.census();
+        refuse_each(world, on_a_bridge, || {
+            let mut after = world.census();
+            after.files.retain(|file| file != "cni-net.tab");
+            assert_eq!(after, before);
+        });
+    });
+}
+
+fn what_the_kernel_refuses_is_undone(config: Config) {
     on_fresh_host(|world| {
         let other = world.pod("other");
         world.add(&other, &merged(config(world), &json!({"runtimeConfig": null})));
         let before = world.census();
-        for number in 1.. {
-            let pod = world.pod("pod");
-            let mut strace = Command::new("strace");
-            let inject = format!("inject=sendto:error=ENOBUFS:when={number}");
-            strace.args(["-f", "-o", "/dev/null", "-e", "trace=sendto", "-e", &inject, PLUGIN]);
-            let answer = world.run_command(strace, "ADD", &pod.variables(), &config(world).to_string());
-            if answer.success {
-                assert!(number > 8, "{number}");
-                break;
-            }
-            assert!(answer.json["msg"].as_str().unwrap().contains("ENOBUFS"), "{answer:?}");
-            assert_eq!(world.census(), before, "call {number}: {}", answer.json);
-        }
+        refuse_each(world, config, || assert_eq!(world.census(), before));
     });
+}
+
+/// Has the kernel refuse each request of an ADD, one after the other, until none is left.
+fn refuse_each(world: &World, config: Config, verify: impl Fn()) {
+    for number in 1.. {
+        let pod = world.pod("pod");
+        let mut strace = Command::new("strace");
+        let inject = format!("inject=sendto:error=ENOBUFS:when={number}");
+        strace.args(["-f", "-o", "/dev/null", "-e", "trace=sendto", "-e", &inject, PLUGIN]);
+        let answer = world.run_command(strace, "ADD", &pod.variables(), &config(world).to_string());
+        if answer.success {
+            assert!(number > 8, "{number}");
+            break;
+        }
+        assert!(answer.json["msg"].as_str().unwrap().contains("ENOBUFS"), "{answer:?}");
+        verify();
+    }
 }

@@ -59,6 +59,8 @@ fn the_same_configuration_gives_the_same_result() {
             // With gateways it refuses a second one of IPv4.
             json!({"isGateway": false, "ipam": {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}],
                 [{"subnet": "10.2.0.0/24", "rangeStart": "10.2.0.10"}]], "routes": null}}),
+            json!({"macspoofchk": true, "enabledad": true}),
+            json!({"ipam": null, "macspoofchk": true}),
         ] {
             let told: Vec<Value> = [true, false]
                 .into_iter()

@@ -259,23 +259,56 @@ fn a_bridge_has_the_mtu_the_stable_address_and_the_options_it_is_asked_for() {
     });
 }
 
+/// What the port of the pod is in, or nothing when it was refused by the name of what the kernel lacks.
+fn vlans_of(world: &World, pod: &Pod, config: &Value) -> Option<(Value, String)> {
+    let before = world.census();
+    let answer = world.run("ADD", pod, config);
+    if answer.success {
+        let port = answer.json["interfaces"][1]["name"].as_str().unwrap();
+        let vlans = world::run("bridge", &format!("vlan show dev {port}"));
+        return Some((answer.json, vlans));
+    }
+    let (code, msg, _) = answer.error();
+    assert!(code == 100 && msg.contains("BRIDGE_VLAN_FILTERING"), "{msg}");
+    let mut after = world.census();
+    after.files.clear();
+    assert_eq!(after, before);
+    None
+}
+
 #[test]
 fn a_vlan_is_made_or_refused_by_the_name_of_what_the_kernel_lacks() {
     on_fresh_host(|world| {
         let pod = world.pod("pod");
-        let before = world.census();
-        let answer = world.run("ADD", &pod, &world.config_with(&json!({"vlan": 7})));
-        if answer.success {
-            assert!(world::run("bridge", "vlan show").contains("7 PVID Egress Untagged"));
-            assert!(ip("addr show cni0.7").contains("10.88.0.1/16"));
-            assert!(seen_as(&world.host(), &pod.netns, 80, (address(&answer.json, 0), 80).into()).is_ok());
-        } else {
-            let (code, msg, _) = answer.error();
-            assert!(code == 100 && msg.contains("BRIDGE_VLAN_FILTERING"), "{msg}");
-            let mut after = world.census();
-            after.files.clear();
-            assert_eq!(after, before);
-        }
+        let config = world.config_with(&json!({"vlan": 7}));
+        let Some((result, vlans)) = vlans_of(world, &pod, &config) else { return };
+        assert!(vlans.contains("7 PVID Egress Untagged") && vlans.contains("1 Egress Untagged"), "{vlans}");
+        assert!(ip("addr show cni0.7").contains("10.88.0.1/16"));
+        assert!(seen_as(&world.host(), &pod.netns, 80, (address(&result, 0), 80).into()).is_ok());
+        let other = world.pod("other");
+        let config = merged(config, &json!({"preserveDefaultVlan": false}));
+        let (_, vlans) = vlans_of(world, &other, &config).unwrap();
+        assert!(vlans.contains("7 PVID Egress Untagged") && !vlans.contains("1 Egress Untagged"), "{vlans}");
+    });
+}
+
+#[test]
+fn a_trunk_is_made_or_refused_by_the_name_of_what_the_kernel_lacks() {
+    on_fresh_host(|world| {
+        let config = json!({"name": "net", "type": "dunnage-cni", "cniVersion": "1.0.0", "bridge": "cni0",
+            "stateDir": world.path("state"), "vlanTrunk": [{"id": 7}, {"minID": 20, "maxID": 22}]});
+        let pod = world.pod("pod");
+        let Some((_, vlans)) = vlans_of(world, &pod, &config) else { return };
+        assert!(vlans.contains("1 PVID Egress Untagged"), "{vlans}");
+        let numbers = |vlans: &str| -> Vec<u16> {
+            vlans.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+        };
+        assert_eq!(numbers(&vlans), [1, 7, 20, 21, 22]);
+        let other = world.pod("other");
+        let config = merged(config, &json!({"preserveDefaultVlan": false, "vlan": 9}));
+        let (_, vlans) = vlans_of(world, &other, &config).unwrap();
+        assert_eq!(numbers(&vlans), [7, 9, 20, 21, 22]);
+        assert!(vlans.contains("9 PVID Egress Untagged"), "{vlans}");
     });
 }
 

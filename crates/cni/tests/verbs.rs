@@ -82,8 +82,6 @@ fn errors_are_told_with_code_message_and_details_and_leave_nothing() {
             (json!({"cniVersion": "2.0.0"}), 1, "cniVersion \"2.0.0\" is not supported"),
             (json!({"cniVersion": null}), 1, "cniVersion \"0.1.0\" is not supported"),
             (json!({"isGatway": true}), 2, "unknown key isGatway with value true"),
-            (json!({"macspoofchk": true}), 2, "macspoofchk with value true is not supported"),
-            (json!({"vlanTrunk": [{"id": 3}]}), 2, "vlanTrunk with value [{\"id\":3}] is not supported"),
             (json!({"masqAll": "yes"}), 6, "masqAll is not true or false"),
             (json!({"conditionsV4": ["-i"]}), 2, "conditionsV4 with value [\"-i\"] is not supported"),
             (
@@ -91,11 +89,23 @@ fn errors_are_told_with_code_message_and_details_and_leave_nothing() {
                 2,
                 "externalSetMarkChain with value \"KUBE-MARK-MASQ\" is not supported",
             ),
+            (
+                json!({"ingressPolicy": "same-bridge"}),
+                2,
+                "ingressPolicy with value \"same-bridge\" is not supported",
+            ),
+            (json!({"vlanTrunk": [{"id": 4095}]}), 7, "vlanTrunk[0].id 4095 is not between 1 and 4094"),
+            (
+                json!({"vlan": 3, "vlanTrunk": [{"id": 3}]}),
+                7,
+                "VLAN \"3\": cannot be in the trunk and without a tag",
+            ),
+            (json!({"mode": "routed", "vlanTrunk": [{"id": 3}]}), 7, "vlanTrunk needs mode \"bridged\""),
             (json!({"mtu": "big"}), 6, "mtu is not a number in range"),
             (json!({"mtu": 20}), 7, "mtu \"20\": is out of range"),
             (json!({"name": null}), 7, "name is missing"),
             (json!({"name": "../etc"}), 7, "name cannot be used"),
-            (json!({"ipam": null}), 7, "ipam is missing"),
+            (json!({"ipam": null, "bridge": null, "isGateway": null, "ipMasq": null}), 7, "ipam is missing"),
             (json!({"ipam": {"type": "dhcp"}}), 7, "ipam.type \"dhcp\" is not supported"),
             (json!({"mode": "vxlan"}), 7, "mode \"vxlan\" is unknown"),
             (json!({"mode": "routed", "vlan": 7}), 7, "vlan needs mode \"bridged\""),
@@ -497,7 +507,10 @@ fn status_is_asked_of_every_entry_of_a_list() {
         ] {
             assert!(entry(&behind).ok().is_null(), "{behind}");
         }
-        assert_eq!(entry(&json!({"bridge": "cni0", "isGateway": true})).error().1, "ipam is missing");
+        assert_eq!(
+            entry(&json!({"bridge": "cni0", "mode": "routed"})).error().1,
+            "mode \"routed\" needs ipam"
+        );
     });
 }
 

@@ -12,7 +12,7 @@ use crate::{IfName, Mac, Mode, NetworkConfig};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// Addresses with the prefix that the interface has, /32 or /128 when the network is routed, in the order of
-    /// the network's sets of ranges.
+    /// the network's sets of ranges. None when the network gives none.
     pub addresses: Vec<PodAddress>,
     /// Of the interface in the pod.
     pub mac: Mac,

@@ -49,6 +49,9 @@ impl PodNetwork {
             Ok(ports) => collected.ports = ports,
             Err(error) => collected.left.push(error.to_string()),
         }
+        if let Err(error) = work.collect_frames(&active) {
+            collected.left.push(error.to_string());
+        }
         work.leases.forget_stray_ports(&active)?;
         Ok(collected)
     }

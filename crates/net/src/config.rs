@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -25,7 +26,7 @@ pub enum Mode {
 }
 
 /// What a bridge is like, for [`Mode::Bridged`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bridging {
     /// Whether the host has the gateways' addresses on the bridge.
     pub gateway: bool,
@@ -35,13 +36,61 @@ pub struct Bridging {
     pub promiscuous: bool,
     /// Whether pods cannot reach each other inside the bridge.
     pub isolated: bool,
-    /// The VLAN that pods are in, 1 to 4094. The bridge filters VLANs then.
+    /// The VLAN that pods are in without a tag, 1 to 4094. The bridge filters VLANs then.
     pub vlan: Option<u16>,
+    /// VLANs that pods are in with a tag: intervals of 1 to 4094 without that of `vlan`. The bridge filters VLANs
+    /// then.
+    pub trunk: Vec<RangeInclusive<u16>>,
+    /// Whether pods stay in the VLAN that the bridge puts every new port into, usually 1: what others send there
+    /// without a tag reaches them, and without `vlan` it is where their own frames without a tag go.
+    pub default_vlan: bool,
+    /// Whether a pod asks if somebody else on the bridge has its IPv6 address, which takes it one or two seconds.
+    pub detects_duplicates: bool,
+    /// Whether what pods send must have their own link-layer address as source.
+    pub checks_sources: bool,
+    /// Whether pods' interfaces are left down, for a network without addresses.
+    pub leaves_down: bool,
 }
 
 impl Default for Bridging {
     fn default() -> Self {
-        Self { gateway: true, hairpin: None, promiscuous: false, isolated: false, vlan: None }
+        Self {
+            gateway: true,
+            hairpin: None,
+            promiscuous: false,
+            isolated: false,
+            vlan: None,
+            trunk: Vec::new(),
+            default_vlan: true,
+            detects_duplicates: false,
+            checks_sources: false,
+            leaves_down: false,
+        }
+    }
+}
+
+impl Bridging {
+    /// Whether the bridge keeps VLANs apart.
+    pub(crate) fn has_vlans(&self) -> bool {
+        self.vlan.is_some() || !self.trunk.is_empty()
+    }
+
+    fn check_vlans(&self) -> Result<()> {
+        const ALL: RangeInclusive<u16> = 1..=4094;
+        let invalid = |value: String, reason| Err(Error::Invalid { what: "VLAN", value, reason });
+        if let Some(vlan) = self.vlan.filter(|vlan| !ALL.contains(vlan)) {
+            return invalid(vlan.to_string(), "is not between 1 and 4094");
+        }
+        for range in &self.trunk {
+            if range.is_empty() || !ALL.contains(range.start()) || !ALL.contains(range.end()) {
+                let value = format!("{} to {}", range.start(), range.end());
+                return invalid(value, "is no interval between 1 and 4094");
+            }
+            if let Some(vlan) = self.vlan.filter(|vlan| range.contains(vlan)) {
+                return invalid(vlan.to_string(), "cannot be in the trunk and without a tag");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -86,7 +135,7 @@ pub struct NetworkConfig {
     pub name: NetworkName,
     /// For [`Mode::Bridged`]: the bridge, made when it is missing.
     pub bridge: IfName,
-    /// Addresses of the pods.
+    /// Addresses of the pods. Those of a bridge that the host has no address on may have none: [`Ranges::none`].
     pub ranges: Ranges,
     /// MTU of the bridge and of both ends of every pair, in bytes; `None` leaves it to the kernel (1500).
     pub mtu: Option<u32>,
@@ -130,11 +179,15 @@ impl NetworkConfig {
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check(&self) -> Result<()> {
-        self.ranges.check()?;
-        if let Some(vlan) = self.bridging.vlan.filter(|vlan| !(1..=4094).contains(vlan)) {
-            let value = vlan.to_string();
-            return Err(Error::Invalid { what: "VLAN", value, reason: "is not between 1 and 4094" });
+        let bridged_only = self.mode == Mode::Bridged && !self.bridging.gateway;
+        if !(bridged_only && self.ranges.is_empty()) {
+            self.ranges.check()?;
         }
+        if self.bridging.leaves_down && !self.ranges.is_empty() {
+            let value = "down".to_owned();
+            return Err(Error::Invalid { what: "interface left", value, reason: "has no use of addresses" });
+        }
+        self.bridging.check_vlans()?;
         // IPv6 vanishes from a device below 1280, IPv4 below 68 (RFC 8200, RFC 791).
         let smallest = if self.ranges.has_family(false) { 1280 } else { 68 };
         match self.mtu {
@@ -200,5 +253,46 @@ pub struct HostPort {
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.host_port, self.protocol.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without_addresses() -> NetworkConfig {
+        let bridging = Bridging { gateway: false, ..Bridging::default() };
+        NetworkConfig { ranges: Ranges::none(), mode: Mode::Bridged, bridging, ..NetworkConfig::local() }
+    }
+
+    #[test]
+    fn only_a_bridge_that_the_host_has_no_address_on_can_do_without_addresses() {
+        without_addresses().check().unwrap();
+        let routed = NetworkConfig { mode: Mode::Routed, ..without_addresses() };
+        assert!(routed.check().is_err());
+        let gateway = NetworkConfig { bridging: Bridging::default(), ..without_addresses() };
+        assert!(gateway.check().is_err());
+    }
+
+    #[test]
+    fn an_interface_that_is_left_down_has_no_addresses() {
+        let bridging = Bridging { leaves_down: true, ..without_addresses().bridging };
+        NetworkConfig { bridging: bridging.clone(), ..without_addresses() }.check().unwrap();
+        let with = NetworkConfig { bridging, mode: Mode::Bridged, ..NetworkConfig::local() };
+        assert!(with.check().is_err());
+    }
+
+    #[test]
+    fn vlans_that_cannot_be_are_refused() {
+        let check = |vlan, trunk: &[RangeInclusive<u16>]| {
+            let bridging = Bridging { vlan, trunk: trunk.to_vec(), ..without_addresses().bridging };
+            NetworkConfig { bridging, ..without_addresses() }.check()
+        };
+        assert!(check(Some(4094), &[1..=4093]).is_ok());
+        assert!(check(Some(4095), &[]).is_err() && check(Some(0), &[]).is_err());
+        for bad in [0..=7, 7..=4095, RangeInclusive::new(9, 8)] {
+            assert!(check(None, std::slice::from_ref(&bad)).is_err(), "{bad:?}");
+        }
+        assert!(check(Some(7), &[5..=9]).is_err(), "with and without a tag");
     }
 }

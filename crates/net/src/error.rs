@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use dunnage_sys::Errno;
 use dunnage_sys::error::Named;
 
+use crate::segment::is_placeholder;
+
 /// What every fallible function of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -58,11 +60,11 @@ pub enum Error {
         total: u32,
     },
     /// The owner has an attachment of that name already.
-    #[error("{owner} is attached already, with address {address}")]
+    #[error("{owner} is attached already{}", with_address(*.address))]
     Attached {
         /// Container and interface.
         owner: String,
-        /// Its address.
+        /// Its address, or one of 0.0.0.0/8 when it has none.
         address: IpAddr,
     },
     /// Somebody else has the address that was asked for.
@@ -106,6 +108,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+}
+
+fn with_address(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) if is_placeholder(address) => String::new(),
+        address => format!(", with address {address}"),
+    }
 }
 
 /// What a caller may decide by.

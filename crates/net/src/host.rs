@@ -1,7 +1,7 @@
 //! The host's side of a pod network: route or bridge, nftables table, forwarding. Made by the first pod, checked by
 //! every pod, removed when no pod is left.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use dunnage_sys::Errno;
 use ipnet::IpNet;
@@ -53,7 +53,7 @@ impl Host {
     /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
     pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>) -> Result<Option<u32>> {
         let elements = self.elements(leases);
-        let anew = self.nft.ensure(&elements)?;
+        let anew = !elements.is_empty() && self.nft.ensure(&elements)?;
         if anew {
             self.restore_ports(leases)?;
         }
@@ -75,14 +75,20 @@ impl Host {
     /// Takes back all of [`Self::ensure`] that was made for the subnets of the leases, and the lease table.
     pub(crate) fn remove(&mut self, leases: &mut LockedLeases<'_>) -> Result<()> {
         let mut elements = self.elements(leases);
+        if self.config.mode == Mode::Bridged {
+            // Also where the network itself had no use of it: whoever shared the bridge may be gone.
+            elements.bridge = self.gateway_link().ok();
+        }
         // Another network of the host goes on using the table and forwarding.
         if leases.hand_over_switched()? {
             if !self.remove_links_and_routes(&elements.pods)? {
                 elements.bridge = None;
             }
             self.nft.remove_network(&elements)?;
+            self.nft.forget_frames_of(&self.config.name)?;
         } else {
             self.nft.remove_table()?;
+            self.nft.remove_frame_table()?;
             self.remove_links_and_routes(&elements.pods)?;
             switch_back(leases)?;
         }
@@ -123,7 +129,10 @@ impl Host {
         pods.retain(|net| !all.iter().any(|other| other != net && other.contains(net)));
         replaced.retain(|net| !pods.contains(net));
         let masqueraded = if self.config.masquerade { pods.clone() } else { Vec::new() };
-        let bridge = (self.config.mode == Mode::Bridged).then(|| self.gateway_link().ok()).flatten();
+        // Pods without addresses are no neighbours of the host; where frames of a bridge pass the rules for IP
+        // (br_netfilter), these would keep a router on the bridge from them.
+        let guarded = self.config.mode == Mode::Bridged && !pods.is_empty();
+        let bridge = guarded.then(|| self.gateway_link().ok()).flatten();
         Elements { pods, masqueraded, replaced, bridge }
     }
 
@@ -181,8 +190,9 @@ impl Host {
             let reason = "is not a bridge".to_owned();
             return Err(Error::Foreign { what: "link", name: name.to_string(), reason });
         }
+        let lets_vlans_mix = self.config.bridging.has_vlans() && !link.filters_vlans;
         // It comes up last, so a bridge of ours that is up has its addresses.
-        if again || !link.up || !link.mac.is_some_and(Mac::is_of_bridge) {
+        if again || !link.up || !link.mac.is_some_and(Mac::is_of_bridge) || lets_vlans_mix {
             self.set_up_bridge(&link)?;
         }
         if self.config.bridging.promiscuous && !link.promiscuous {
@@ -193,8 +203,8 @@ impl Host {
 
     fn create_bridge(&mut self) -> Result<Link> {
         let name = &self.config.bridge;
-        let vlans = self.config.bridging.vlan.is_some();
-        let (mac, mtu) = (self.bridge_mac(), self.config.mtu);
+        let vlans = self.config.bridging.has_vlans();
+        let (mac, mtu) = (self.bridge_mac()?, self.config.mtu);
         let made = self.route.create_bridge(&Bridge { name, mac, mtu, vlans });
         made.map_err(|error| without_vlans(error, vlans))?;
         let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
@@ -204,7 +214,7 @@ impl Host {
     fn set_up_bridge(&mut self, bridge: &Link) -> Result<()> {
         let name = self.config.bridge.clone();
         let vlan = self.config.bridging.vlan;
-        if vlan.is_some() {
+        if self.config.bridging.has_vlans() {
             self.route.filter_vlans(&name).map_err(|error| without_vlans(error, true))?;
         }
         if !self.config.bridging.gateway {
@@ -214,7 +224,7 @@ impl Host {
         self.set_up_link(bridge, &name, false)?;
         let name = self.gateway_link()?;
         if self.route.link(&name)?.is_none() {
-            let mac = self.bridge_mac();
+            let mac = self.bridge_mac()?;
             self.route.create_vlan_link(&name, bridge, vlan, mac)?;
         }
         let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
@@ -225,8 +235,13 @@ impl Host {
     /// Brings a link up, with the gateways' addresses or with none.
     fn set_up_link(&mut self, link: &Link, name: &IfName, gateway: bool) -> Result<()> {
         if !gateway {
-            if self.ipv6 {
+            // Somebody else's bridge may have addresses of its own.
+            if self.ipv6 && link.mac.is_some_and(Mac::is_of_bridge) {
                 self.route.without_link_local(name)?;
+                if self.config.ranges.is_empty() {
+                    // No rule drops what pods say to be routers of.
+                    sysctl::write(&sysctl::of_link("ipv6", name, "accept_ra"), "0")?;
+                }
             }
             return self.route.bring_up(link, &[]);
         }
@@ -250,7 +265,9 @@ impl Host {
         }
         let name = self.config.bridge.clone();
         let Some(bridge) = self.route.link(&name)? else { return Ok(true) };
+        // A network without addresses has none, but another one of the bridge may.
         if self.config.bridging.vlan.is_some()
+            && !self.config.ranges.is_empty()
             && let Ok(link) = self.gateway_link()
         {
             self.route.delete(&link)?;
@@ -266,13 +283,13 @@ impl Host {
     }
 
     /// Its first bytes tell a bridge of ours from a stranger's of the same name.
-    fn bridge_mac(&self) -> Mac {
+    fn bridge_mac(&self) -> Result<Mac> {
         let gateway = |ipv4| self.config.ranges.first_range(ipv4).map(|range| range.gateway);
-        Mac::of_bridge(match gateway(true).or(gateway(false)) {
-            Some(IpAddr::V4(gateway)) => gateway,
-            Some(IpAddr::V6(gateway)) => end_of(gateway),
-            None => Ipv4Addr::UNSPECIFIED,
-        })
+        match gateway(true).or(gateway(false)) {
+            Some(IpAddr::V4(gateway)) => Ok(Mac::of_bridge(gateway)),
+            Some(IpAddr::V6(gateway)) => Ok(Mac::of_bridge(end_of(gateway))),
+            None => Mac::random_of_bridge(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether a pod and its network are as they were made, and whether the network can take pods at all.
 
 use crate::attachment::Attachment;
+use crate::frames::{are_checked, checked_pod};
 use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
 use crate::route::RouteSocket;
@@ -25,12 +26,17 @@ impl PodNetwork {
         }
         let mut found = work.host_differences(&lease)?;
         let elements = work.host.elements(&work.leases);
-        if !work.host.nft.knows(&elements)? {
+        if !elements.is_empty() && !work.host.nft.knows(&elements)? {
             found.push("nftables table inet dunnage is gone or does not know the network".to_owned());
         }
         let ports = with_kept(&request.ports, work.leases.kept_ports(lease.slot));
         let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         found.extend(work.host.nft.wrong_ports(&ports)?);
+        if let Some(pod) = checked_pod(&lease)
+            && !work.host.nft.checks_frames(&pod)?
+        {
+            found.push("nobody checks whether frames of the pod have its link-layer address".to_owned());
+        }
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         found.extend(self.pod_differences(&attachment, netns)?);
         Ok(found)
@@ -50,7 +56,7 @@ impl PodNetwork {
                 found.push(format!("interface {name} is gone from the pod"));
                 return Ok(found);
             };
-            if !link.up {
+            if !link.up && !config.bridging.leaves_down {
                 found.push(format!("interface {name} of the pod is down"));
             }
             if link.mac != Some(attachment.mac) {
@@ -83,7 +89,9 @@ impl PodNetwork {
     pub fn health(&mut self) -> Result<()> {
         self.store.check()?;
         let wanted = self.host.wanted_elements();
-        if self.host.nft.knows(&wanted)? {
+        let knows = wanted.is_empty() || self.host.nft.knows(&wanted)?;
+        let checks = !are_checked(&self.host.config) || self.checks_frames()?;
+        if knows && checks {
             return Ok(());
         }
         // Before the first pod there is nothing to repair, and whoever has the lock is attaching one, which does.
@@ -92,10 +100,14 @@ impl PodNetwork {
             return Ok(());
         }
         let elements = self.host.elements(&leases);
-        if self.host.nft.ensure(&elements)? {
+        if !knows && self.host.nft.ensure(&elements)? {
             self.host.restore_ports(&leases)?;
         }
-        Ok(())
+        if checks { Ok(()) } else { self.host.ensure_frames(&leases) }
+    }
+
+    fn checks_frames(&mut self) -> Result<bool> {
+        self.host.nft.checks_frames_of(&self.host.config.name)
     }
 
     /// What does not keep pods from being attached, but their packets from passing: a sentence for each.

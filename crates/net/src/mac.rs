@@ -3,8 +3,12 @@
 //! change them.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use dunnage_sys::Call;
 
 use crate::{Error, Result};
 
@@ -34,6 +38,19 @@ impl Mac {
         self
     }
 
+    /// Of the pod's end in a network without addresses. It must differ on every host, because such a network may
+    /// well reach beyond one.
+    pub(crate) fn random_of_pod() -> Result<Self> {
+        let [b, c, d, e, f] = random()?;
+        Ok(Self([0xda, b, c, d, e, f]))
+    }
+
+    /// As [`Self::of_bridge`], where there is no gateway.
+    pub(crate) fn random_of_bridge() -> Result<Self> {
+        let address: [u8; 4] = random()?;
+        Ok(Self::of_bridge(address.into()))
+    }
+
     /// Whether it is one of [`Self::of_bridge`].
     pub(crate) fn is_of_bridge(self) -> bool {
         self.0.starts_with(&[0xd6, 0xd0])
@@ -44,6 +61,14 @@ impl Mac {
         let [a, b, c, d] = address.octets();
         Self([first, 0xd0, a, b, c, d])
     }
+}
+
+fn random<const COUNT: usize>() -> Result<[u8; COUNT]> {
+    const SOURCE: &str = "/dev/urandom";
+    let mut bytes = [0; COUNT];
+    let read = File::open(SOURCE).and_then(|mut source| source.read_exact(&mut bytes));
+    read.call(|| format!("read {SOURCE}"))?;
+    Ok(bytes)
 }
 
 /// What a link-layer address is made of where there is no IPv4 address: the last 32 bits, which differ in a subnet.

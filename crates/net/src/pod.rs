@@ -3,6 +3,9 @@
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of};
+use crate::duplicates::are_detected;
+use crate::error::or_absent;
+use crate::frames::{are_checked, checked_pod};
 use crate::host::Host;
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::PodPorts;
@@ -72,7 +75,7 @@ impl PodNetwork {
         match attach(&mut undo, owner, netns, request) {
             Ok(attachment) => {
                 undo.commit();
-                Ok(attachment)
+                self.await_address(owner, netns, attachment)
             }
             Err(error) => Err(undo.roll_back(error)),
         }
@@ -225,6 +228,11 @@ fn attach(
     let Work { host, leases } = &mut **undo;
     let bridge = host.ensure(leases)?;
 
+    if let Some(pod) = checked_pod(&lease) {
+        let undone = pod.clone();
+        undo.push("forget the pod's frames", move |work| work.host.nft.forget_frames(&undone));
+        undo.check_frames(&pod)?;
+    }
     let pair = undo.create_veth(&attachment, netns, bridge)?;
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));
@@ -255,12 +263,11 @@ fn configure_host_end(
                 .hairpin
                 .unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0")),
             isolated: bridging.isolated,
+            sole: are_checked(&host.config).then_some(attachment.mac),
         },
     };
-    if host.config.mode == Mode::Bridged
-        && let Some(vlan) = bridging.vlan
-    {
-        host.route.join_vlan(pair.host, &attachment.host_ifname, vlan)?;
+    if host.config.mode == Mode::Bridged && bridging.has_vlans() {
+        host.route.join_vlans(pair.host, &attachment.host_ifname, bridging)?;
     }
     let routed = host.config.mode == Mode::Routed;
     host.route.configure_host_end(&HostEnd {
@@ -303,10 +310,13 @@ fn configure_pod_end(
     let config = &host.config;
     let name = &attachment.ifname;
     let gateway_mac = (config.mode == Mode::Routed).then_some(attachment.host_mac);
-    if gateway_mac.is_none() || !request.sysctls.is_empty() {
+    // A pod without addresses is left to itself, as the kernel makes interfaces.
+    let has_neighbours = gateway_mac.is_none() && !attachment.addresses.is_empty();
+    if has_neighbours || !request.sysctls.is_empty() {
         netns.run(|| {
-            if gateway_mac.is_none() {
-                switches(name, host.ipv6, attachment.first(false).is_some())?;
+            if has_neighbours {
+                let ipv6 = attachment.first(false).map(|_| are_detected(config));
+                switches(name, host.ipv6, ipv6)?;
             }
             request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
         })??;
@@ -324,6 +334,8 @@ fn configure_pod_end(
         gateway_mac,
         routes: &config.routes,
         ipv6: host.ipv6,
+        up: !config.bridging.leaves_down,
+        probes: are_detected(config),
     })?;
     if request.link != LinkOptions::default()
         && let Some(link) = route.link_at(index)?
@@ -338,21 +350,25 @@ fn configure_pod_end(
 
 /// On a bridge, where other pods can send what they want, before the interface is up: no redirects, which would
 /// lead past the host; IPv6 only when it is wanted, and then with nothing but the address of the lease and a
-/// link-local one, usable at once.
-fn switches(ifname: &IfName, has_ipv6: bool, ipv6: bool) -> Result<()> {
+/// link-local one, usable at once unless duplicates are to be detected, which `ipv6` says.
+fn switches(ifname: &IfName, has_ipv6: bool, ipv6: Option<bool>) -> Result<()> {
     // Either of the two being on means on.
     sysctl::write("ipv4/conf/all/accept_redirects", "0")?;
     sysctl::write(&sysctl::of_link("ipv4", ifname, "accept_redirects"), "0")?;
     if !has_ipv6 {
         return Ok(());
     }
-    if !ipv6 {
+    let Some(probes) = ipv6 else {
         return sysctl::write(&sysctl::of_link("ipv6", ifname, "disable_ipv6"), "1");
-    }
-    for key in ["accept_redirects", "accept_ra", "accept_dad"] {
+    };
+    for key in ["accept_redirects", "accept_ra"] {
         sysctl::write(&sysctl::of_link("ipv6", ifname, key), "0")?;
     }
-    Ok(())
+    if probes {
+        // A port that sends frames back (hairpin) must not make a pod the duplicate of itself (RFC 7527).
+        or_absent(sysctl::write(&sysctl::of_link("ipv6", ifname, "enhanced_dad"), "1"))?;
+    }
+    sysctl::write(&sysctl::of_link("ipv6", ifname, "accept_dad"), if probes { "1" } else { "0" })
 }
 
 fn index_of(route: &mut RouteSocket, ifname: &IfName) -> Result<u32> {

@@ -131,6 +131,18 @@ impl Ranges {
         Self { sets, exclude: Vec::new() }
     }
 
+    /// No addresses at all: pods give themselves what they want, or somebody on their bridge does.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { sets: Vec::new(), exclude: Vec::new() }
+    }
+
+    /// Whether there is no range of either family.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
     /// Refuses what cannot work, by name.
     ///
     /// # Errors

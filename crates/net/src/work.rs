@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
+use crate::frames::{are_checked, checked_pod};
 use crate::host::Host;
 use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner, Part};
 use crate::mac::end_of;
@@ -69,6 +70,10 @@ impl Work<'_> {
             (_, Some(slot)) => Some(self.leases.address(slot)),
             _ => None,
         };
+        let mac = match request.mac {
+            None if ranges.is_empty() => Some(Mac::random_of_pod()?),
+            asked => asked,
+        };
         let segments = self.leases.segments().clone();
         let goes_along = ranges.along(&segments).is_some();
         let given = |slot, address, parts: &[Part]| {
@@ -82,7 +87,8 @@ impl Work<'_> {
                 address6,
                 gateway: gateway4(ranges, address),
                 gateway6: address6.and_then(|address| gateway6(ranges, address)),
-                mac: request.mac.unwrap_or_else(|| pod_mac(ranges, &segments, address, address6)),
+                mac: mac.unwrap_or_else(|| pod_mac(ranges, &segments, address, address6)),
+                checked: are_checked(&self.host.config),
                 kind: LeaseKind::Attached,
             }
         };
@@ -182,6 +188,9 @@ impl Work<'_> {
         if !ports.is_empty() {
             let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
             self.host.nft.close_ports(&ports)?;
+        }
+        if let Some(pod) = checked_pod(lease) {
+            self.host.nft.forget_frames(&pod)?;
         }
         if lease.kind() == LeaseKind::Imported {
             // Which host ports it had is not known here, nor is it known to whoever made them any more.

@@ -7,17 +7,30 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dunnage_net::{HostPort, Kind, LeaseState, LeaseStore, Mode, Netns, NetworkConfig, PodNetwork, Protocol};
+use dunnage_net::{
+    Bridging, HostPort, Kind, LeaseState, LeaseStore, Mode, Netns, NetworkConfig, PodNetwork, Protocol,
+};
 use world::{TestNetns, World, ip, nft, on_fresh_host, owner, subnet};
 
 const HTTP: HostPort =
     HostPort { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
 
+/// Everything that a network with a bridge can have made besides.
+fn on_a_bridge(config: NetworkConfig) -> NetworkConfig {
+    let bridging = Bridging { checks_sources: true, isolated: true, ..Bridging::default() };
+    NetworkConfig { mode: Mode::Bridged, bridging, ..config }
+}
+
 /// Attaches to a spoilt host or pod, first with no other pod there, then with one, and compares.
 fn fails_and_leaves_nothing(ports: &[HostPort], spoil: impl Fn(&TestNetns) + Send + Sync, expect: &str) {
-    for others in [0, 1] {
+    for (others, change) in [
+        (0, std::convert::identity as fn(_) -> _),
+        (1, std::convert::identity),
+        (0, on_a_bridge),
+        (1, on_a_bridge),
+    ] {
         on_fresh_host(|world| {
-            let mut network = world.network();
+            let mut network = PodNetwork::open(change(world.config())).unwrap();
             let others: Vec<_> = (0..others).map(|i| world.pod(&mut network, &format!("other{i}"))).collect();
             let netns = world.netns("pod");
             spoil(&netns);
@@ -180,6 +193,7 @@ fn another_subnet_is_taken_beside_the_one_that_pods_are_in_and_alone_once_they_a
 
 const STATE_DIR: &str = "DUNNAGE_TEST_STATE_DIR";
 const POD_NETNS: &str = "DUNNAGE_TEST_POD_NETNS";
+const BRIDGED: &str = "DUNNAGE_TEST_BRIDGED";
 
 /// Not a test: the process that [`a_process_killed_at_any_moment_leaves_nothing_that_is_not_swept`] kills.
 #[test]
@@ -187,7 +201,9 @@ const POD_NETNS: &str = "DUNNAGE_TEST_POD_NETNS";
 fn child_attaches_and_detaches() {
     let Some(state_dir) = std::env::var_os(STATE_DIR).map(PathBuf::from) else { return };
     let netns = Netns::open(&PathBuf::from(std::env::var_os(POD_NETNS).unwrap())).unwrap();
-    let mut network = PodNetwork::open(world::config(state_dir)).unwrap();
+    let config = world::config(state_dir);
+    let bridged = std::env::var_os(BRIDGED).is_some();
+    let mut network = PodNetwork::open(if bridged { on_a_bridge(config) } else { config }).unwrap();
     network.attach(&owner("pod"), &netns, &[HTTP]).unwrap();
     network.detach(&owner("pod")).unwrap();
     network.remove_if_unused().unwrap();
@@ -195,7 +211,17 @@ fn child_attaches_and_detaches() {
 
 #[test]
 fn a_process_killed_at_any_moment_leaves_nothing_that_is_not_swept() {
+    what_a_killed_process_leaves_is_swept(false);
+}
+
+#[test]
+fn a_process_killed_at_any_moment_leaves_nothing_on_a_bridge_that_is_not_swept() {
+    what_a_killed_process_leaves_is_swept(true);
+}
+
+fn what_a_killed_process_leaves_is_swept(bridged: bool) {
     on_fresh_host(|world| {
+        let config = if bridged { on_a_bridge(world.config()) } else { world.config() };
         let before = without_state_dir(world);
         let mut killed = 0;
         for round in 0..60u64 {
@@ -204,6 +230,7 @@ fn a_process_killed_at_any_moment_leaves_nothing_that_is_not_swept() {
                 .args(["--exact", "child_attaches_and_detaches", "--ignored"])
                 .env(STATE_DIR, world.state_dir())
                 .env(POD_NETNS, netns.0.path())
+                .envs(bridged.then_some((BRIDGED, "1")))
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
@@ -213,7 +240,7 @@ fn a_process_killed_at_any_moment_leaves_nothing_that_is_not_swept() {
             killed += u32::from(!child.wait().unwrap().success());
             // The pod's namespace goes with its pod, and takes the link that a killed detach left detached.
             drop(netns);
-            let mut network = world.network();
+            let mut network = PodNetwork::open(config.clone()).unwrap();
             let alive = network.leases().unwrap().iter().any(|lease| lease.state == LeaseState::Active);
             if alive {
                 network.detach(&owner("pod")).unwrap();

@@ -18,6 +18,7 @@ const HAS_IPV6: u8 = 1;
 const IMPORTED: u8 = 2;
 const COMPANION: u8 = 4;
 const FURTHER: u8 = 8;
+const CHECKED: u8 = 16;
 
 /// What an address is leased to: one interface of one container or pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -78,6 +79,8 @@ pub(crate) struct Given {
     pub(crate) gateway6: Option<Ipv6Addr>,
     /// Of the pod's interface.
     pub(crate) mac: Mac,
+    /// Whether the pod's frames must have that address as source.
+    pub(crate) checked: bool,
     pub(crate) kind: LeaseKind,
 }
 
@@ -112,7 +115,8 @@ pub(crate) struct Further {
 impl Given {
     /// Nothing but the address.
     pub(crate) fn nothing(kind: LeaseKind) -> Self {
-        Self { address6: None, gateway: Ipv4Addr::UNSPECIFIED, gateway6: None, mac: Mac([0; 6]), kind }
+        let gateway = Ipv4Addr::UNSPECIFIED;
+        Self { address6: None, gateway, gateway6: None, mac: Mac([0; 6]), checked: false, kind }
     }
 }
 
@@ -222,12 +226,14 @@ impl Record {
 
     fn flags(&self) -> u8 {
         let ipv6 = if self.given.address6.is_some() { HAS_IPV6 } else { 0 };
-        ipv6 | match self.given.kind {
-            LeaseKind::Attached => 0,
-            LeaseKind::Imported => IMPORTED,
-            LeaseKind::Companion => COMPANION,
-            LeaseKind::Further => FURTHER,
-        }
+        let checked = if self.given.checked { CHECKED } else { 0 };
+        ipv6 | checked
+            | match self.given.kind {
+                LeaseKind::Attached => 0,
+                LeaseKind::Imported => IMPORTED,
+                LeaseKind::Companion => COMPANION,
+                LeaseKind::Further => FURTHER,
+            }
     }
 
     /// `None` for a torn or misplaced record.
@@ -254,7 +260,8 @@ fn given(bytes: &[u8; SIZE]) -> Given {
         gateway: Ipv4Addr::new(bytes[48], bytes[49], bytes[50], bytes[51]),
         gateway6: has_ipv6.then(|| ipv6(64)),
         mac: Mac(bytes[52..58].try_into().expect("six bytes")),
-        kind: match bytes[26] & !HAS_IPV6 {
+        checked: bytes[26] & CHECKED != 0,
+        kind: match bytes[26] & (IMPORTED | COMPANION | FURTHER) {
             IMPORTED => LeaseKind::Imported,
             COMPANION => LeaseKind::Companion,
             FURTHER => LeaseKind::Further,
@@ -290,6 +297,7 @@ mod tests {
             let mut given = Given::nothing(LeaseKind::Imported);
             given.address6 = Some("fd00::7".parse().unwrap());
             given.gateway6 = Some("fd00::1".parse().unwrap());
+            given.checked = ino % 2 == 0;
             let record = Record { owner, netns: NetnsId { dev: 4, ino }, given };
             let mut bytes = record.encode(slot);
             prop_assert_eq!(Record::decode(&bytes, slot), Some(record));

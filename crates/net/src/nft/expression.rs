@@ -28,6 +28,7 @@ pub(super) struct Expression(&'static str, Attributes);
 /// Where a payload is loaded from.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Header {
+    Link = 0,
     Network = 1,
     Transport = 2,
 }

@@ -50,18 +50,19 @@ pub(super) const HPKEEP6: &str = "hpkeep6";
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
 const PROTO_PORT: u32 = 12 << 6 | 13;
-const IFNAME: u32 = 41;
+pub(super) const ETHER_ADDR: u32 = 9;
+pub(super) const IFNAME: u32 = 41;
 
 const SET_INTERVAL: u32 = 0x4;
 const SET_MAP: u32 = 0x8;
 
-struct Set {
-    name: &'static str,
-    flags: u32,
+pub(super) struct Set {
+    pub(super) name: &'static str,
+    pub(super) flags: u32,
     /// Datatype and bytes.
-    key: (u32, u32),
+    pub(super) key: (u32, u32),
     /// Datatype and bytes of the value, for a map.
-    value: Option<(u32, u32)>,
+    pub(super) value: Option<(u32, u32)>,
 }
 
 const fn map(name: &'static str, key: (u32, u32), address: (u32, u32)) -> Set {
@@ -85,7 +86,7 @@ const SETS: [Set; 13] = [
 ];
 
 /// Type, hook and priority of a base chain.
-type Hook = (&'static str, u32, i32);
+pub(super) type Hook = (&'static str, u32, i32);
 
 const CHAINS: [(&str, Option<Hook>); 6] = [
     ("hp", None),
@@ -115,16 +116,21 @@ fn table() -> Request {
     )
 }
 
-/// The comment as the `nft` program keeps it: type 0, length, text.
+/// The comment of the table.
 pub(super) fn comment() -> Vec<u8> {
-    let length = u8::try_from(LAYOUT.len() + 1).expect("a short constant");
+    userdata(LAYOUT)
+}
+
+/// A comment as the `nft` program keeps it: type 0, length, text.
+pub(super) fn userdata(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len() + 1).expect("a short constant");
     let mut bytes = vec![0, length];
-    bytes.extend(LAYOUT.as_bytes());
+    bytes.extend(text.as_bytes());
     bytes.push(0);
     bytes
 }
 
-fn new_set(id: u32, set: &Set) -> Request {
+pub(super) fn new_set(id: u32, set: &Set) -> Request {
     let mut attributes = Attributes::new().text(1, TABLE).text(2, set.name).number(3, set.flags);
     attributes = attributes.number(4, set.key.0).number(5, set.key.1);
     if let Some((datatype, length)) = set.value {
@@ -142,7 +148,7 @@ fn new_set(id: u32, set: &Set) -> Request {
     )
 }
 
-fn chain(name: &str, hook: Option<Hook>) -> Request {
+pub(super) fn chain(name: &str, hook: Option<Hook>) -> Request {
     let mut attributes = Attributes::new().text(1, TABLE).text(3, name);
     if let Some((kind, number, priority)) = hook {
         let hook = Attributes::new().number(1, number).bytes(2, &priority.to_be_bytes());
@@ -151,7 +157,7 @@ fn chain(name: &str, hook: Option<Hook>) -> Request {
     message(Verb::NewChain, NLM_F_CREATE, attributes, format!("create nftables chain {name}"))
 }
 
-fn rule(chain: &str, expressions: &[Expression]) -> Request {
+pub(super) fn rule(chain: &str, expressions: &[Expression]) -> Request {
     let attributes = Attributes::new().text(1, TABLE).text(2, chain).nest(4, &list(expressions));
     message(
         Verb::NewRule,

@@ -1,4 +1,5 @@
-//! The nftables side: one table `inet dunnage` for all pod networks of a host.
+//! The nftables side: one table `inet dunnage` for all pod networks of a host, and one of the family bridge where
+//! frames are checked.
 //!
 //! The rules are made once and never change; a network is an element of a set, a host port an element of a map,
 //! so that nothing grows with the number of pods but hash tables. No `nft` program is run: one takes 4 to 20 ms
@@ -7,10 +8,12 @@
 mod conntrack;
 mod expression;
 mod foreign;
+mod frames;
 mod layout;
 mod ports;
 mod table;
 
+pub(crate) use frames::CheckedPod;
 pub(crate) use ports::PodPorts;
 pub(crate) use table::Elements;
 

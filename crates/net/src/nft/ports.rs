@@ -39,6 +39,9 @@ impl PodPorts {
     /// [`Error::Invalid`] for a port zero, an address of a family that the pod does not have, or a port that is
     /// asked for twice.
     pub(crate) fn new(ports: &HostPorts, pod4: Option<Ipv4Addr>, pod6: Option<Ipv6Addr>) -> Result<Self> {
+        if let (Some(port), None, None) = (ports.list.first(), pod4, pod6) {
+            return Err(invalid(port, "leads to a pod without an address"));
+        }
         let mut all: Vec<Element> = Vec::new();
         for port in &ports.list {
             for element in Element::of(port, pod4, pod6)? {

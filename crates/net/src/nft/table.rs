@@ -9,7 +9,7 @@ use crate::channel::{Failed, NLM_F_CREATE, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
 
-const TABLE_USERDATA: u16 = 6;
+pub(super) const TABLE_USERDATA: u16 = 6;
 /// `struct nfgenmsg`.
 pub(super) const MESSAGE_HEADER: usize = 4;
 
@@ -158,6 +158,11 @@ fn delete() -> Request {
 }
 
 impl Elements {
+    /// Whether there is nothing that the table has to know.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.bridge.is_none()
+    }
+
     fn requests(&self, verb: Verb, flags: u16) -> Vec<Request> {
         let pods = self.pods.iter().map(|net| (net, [PODS4, PODS6]));
         let masqueraded = self.masqueraded.iter().map(|net| (net, [MASQ4, MASQ6]));

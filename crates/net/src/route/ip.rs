@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
@@ -19,8 +19,18 @@ use crate::{Mac, PodRoute};
 
 pub(super) const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
-/// Adds an address to a link.
+/// Adds an address to a link; of IPv6 without detection of duplicates, which would hold it back for 1.5 s: the lease
+/// says that nobody else has it.
 pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
+    new_address(index, name, net, false)
+}
+
+/// Adds an address to a link, and has the kernel ask whether somebody else has it.
+pub(super) fn probe_address(index: u32, name: &str, net: IpNet) -> Request {
+    new_address(index, name, net, true)
+}
+
+fn new_address(index: u32, name: &str, net: IpNet, probed: bool) -> Request {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.prefix_len = net.prefix_len();
@@ -31,8 +41,8 @@ pub(super) fn add_address(index: u32, name: &str, net: IpNet) -> Request {
             message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
         }
         IpNet::V4(_) => {}
+        IpNet::V6(_) if probed => {}
         IpNet::V6(_) => {
-            // The lease says that nobody else has it; detection of duplicates would hold it back for 1.5 s.
             message.header.flags = AddressHeaderFlags::Nodad;
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
@@ -124,6 +134,19 @@ pub(super) fn neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
         NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
     ];
     request(RTM_NEWNEIGH, NLM_F_CREATE, &message, format!("add neighbour {address} with {mac}"))
+}
+
+/// A link-layer address is behind this port of a bridge, in all its VLANs, and stays there whoever else pretends to
+/// have it (since 4.20).
+pub(super) fn behind_port(index: u32, name: &str, mac: Mac) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = index;
+    // To a bridge, "permanent" would be an address of the host.
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+    request(RTM_NEWNEIGH, NLM_F_CREATE, &message, format!("say that {mac} is behind {name}"))
 }
 
 fn route(index: u32, of: IpAddr) -> RouteMessage {

@@ -20,6 +20,8 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
 /// `struct ifinfomsg`.
@@ -37,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) controller: Option<u32>,
     pub(crate) mac: Option<Mac>,
     pub(crate) kind: Option<String>,
+    /// Whether it is a bridge that keeps VLANs apart.
+    pub(crate) filters_vlans: bool,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub(crate) peer: Option<u32>,
 }
@@ -186,6 +190,7 @@ impl Link {
             controller: None,
             mac: None,
             kind: None,
+            filters_vlans: false,
             peer: None,
         };
         for (kind, value) in attributes(body.get(LINK_HEADER..)?) {
@@ -198,8 +203,11 @@ impl Link {
                 IFLA_MTU => link.mtu = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_MASTER => link.controller = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_LINKINFO => {
-                    link.kind =
-                        attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, v)| text(v));
+                    let find = |wanted| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
+                    link.kind = find(IFLA_INFO_KIND).map(text);
+                    let data = find(IFLA_INFO_DATA).filter(|_| link.kind.as_deref() == Some("bridge"));
+                    link.filters_vlans = attributes(data.unwrap_or_default())
+                        .any(|(kind, value)| kind == IFLA_BR_VLAN_FILTERING && value != [0]);
                 }
                 _ => {}
             }

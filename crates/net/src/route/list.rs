@@ -28,6 +28,14 @@ pub(crate) struct Listed {
     pub(crate) routes: Vec<RouteEntry>,
 }
 
+/// How far the kernel is with asking whether somebody else has an IPv6 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Probe {
+    Asking,
+    Unique,
+    Duplicate,
+}
+
 /// A route of the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RouteEntry {
@@ -70,6 +78,21 @@ impl RouteSocket {
         Ok(listed)
     }
 
+    /// What is known about duplicates of an IPv6 address of a link; nothing when the link does not have it.
+    pub(crate) fn probe(&mut self, index: u32, wanted: Ipv6Addr) -> Result<Option<Probe>> {
+        // struct ifaddrmsg: family, prefix length, flags, scope, and the link.
+        let mut body = vec![AF_INET6, 0, 0, 0];
+        body.extend(index.to_ne_bytes());
+        let get = self.dump(RTM_GETADDR, body, "list IPv6 addresses");
+        let mut found = None;
+        self.channel.exchange(&[get], |reply| {
+            let is_it = reply.get(4..8) == Some(&index.to_ne_bytes()[..])
+                && address(reply).is_some_and(|net| net.addr() == IpAddr::V6(wanted));
+            found = found.or(reply.get(2).filter(|_| is_it).map(|flags| probe(*flags)));
+        })?;
+        Ok(found)
+    }
+
     /// The routes of the main table that lead somewhere.
     pub(crate) fn routes(&mut self) -> Result<Vec<RouteEntry>> {
         let mut found = Vec::new();
@@ -109,6 +132,17 @@ pub(super) fn look_up(index: u32) -> Request {
     body.extend(IFLA_EXT_MASK.to_ne_bytes());
     body.extend(RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
     Request::new(RTM_GETLINK, 0, body, format!("look up link {index}"))
+}
+
+/// A duplicate stays tentative, too.
+fn probe(flags: u8) -> Probe {
+    const IFA_F_DADFAILED: u8 = 0x08;
+    const IFA_F_TENTATIVE: u8 = 0x40;
+    match flags {
+        flags if flags & IFA_F_DADFAILED != 0 => Probe::Duplicate,
+        flags if flags & IFA_F_TENTATIVE != 0 => Probe::Asking,
+        _ => Probe::Unique,
+    }
 }
 
 fn address(reply: &[u8]) -> Option<IpNet> {

@@ -21,6 +21,7 @@ use crate::channel::{Channel, Request};
 
 pub use link::LinkOptions;
 pub(crate) use link::{Bridge, Link};
+pub(crate) use list::Probe;
 pub use qdisc::Shape;
 pub use veth::PodAddress;
 pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way};

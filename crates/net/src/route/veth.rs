@@ -11,7 +11,7 @@ use netlink_packet_route::link::{
 };
 
 use super::conf::{ACCEPT_REDIRECTS, ROUTE_LOCALNET, link_switches};
-use super::ip::{add_address, host_route, neighbour, pod_route};
+use super::ip::{add_address, behind_port, host_route, neighbour, pod_route, probe_address};
 use super::link::up;
 use super::{LOOPBACK, Link, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request};
@@ -56,6 +56,8 @@ pub(crate) enum Way {
         hairpin: bool,
         /// Whether other isolated ports cannot be reached.
         isolated: bool,
+        /// The one address that is behind the port; `None` has the bridge learn what is.
+        sole: Option<Mac>,
     },
     /// The host routes to its end; neither side asks for the other's link-layer address.
     Route {
@@ -91,6 +93,10 @@ pub(crate) struct PodEnd<'a> {
     pub(crate) routes: &'a [PodRoute],
     /// Whether the kernel knows IPv6 at all.
     pub(crate) ipv6: bool,
+    /// Whether the interface is brought up.
+    pub(crate) up: bool,
+    /// Whether the kernel asks for duplicates of IPv6 addresses.
+    pub(crate) probes: bool,
 }
 
 impl RouteSocket {
@@ -113,7 +119,11 @@ impl RouteSocket {
 
     /// Configures the host's end and brings it up, in one datagram.
     pub(crate) fn configure_host_end(&mut self, end: &HostEnd<'_>) -> Result<()> {
-        let mut batch = vec![before_up(end), up(end.index, end.name.as_str())];
+        let mut batch = vec![before_up(end)];
+        if let Way::Port { sole: Some(mac), .. } = end.way {
+            batch.push(behind_port(end.index, end.name.as_str(), mac));
+        }
+        batch.push(up(end.index, end.name.as_str()));
         if let Way::Route { pod_mac } = end.way {
             for address in end.addresses {
                 // On loopback, once for all pods, and not on each one's link: the kernel walks all links with one
@@ -134,9 +144,10 @@ impl RouteSocket {
         if end.gateway_mac.is_some() {
             batch.extend(alone_with_the_host(end));
         }
-        batch.extend(end.addresses.iter().map(|to| add_address(end.index, name, to.net)));
+        let add = if end.probes { probe_address } else { add_address };
+        batch.extend(end.addresses.iter().map(|to| add(end.index, name, to.net)));
         // A route needs its address, and the link up.
-        batch.push(up(end.index, name));
+        batch.extend(end.up.then(|| up(end.index, name)));
         for (position, to) in end.addresses.iter().enumerate() {
             let of_family = |other: IpAddr| other.is_ipv4() == to.gateway.is_ipv4();
             // By the gateway of the first address of the family, as the reference plugins have it.
@@ -193,13 +204,12 @@ fn before_up(end: &HostEnd<'_>) -> Request {
     if !end.alias.is_empty() {
         message.attributes.push(LinkAttribute::IfAlias(end.alias.to_owned()));
     }
-    if let Way::Port { hairpin, isolated } = end.way {
+    if let Way::Port { hairpin, isolated, sole } = end.way {
+        let mut port = vec![InfoBridgePort::HairpinMode(hairpin), InfoBridgePort::Isolated(isolated)];
+        port.extend(sole.map(|_| InfoBridgePort::Learning(false)));
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![
-                InfoBridgePort::HairpinMode(hairpin),
-                InfoBridgePort::Isolated(isolated),
-            ])),
+            LinkInfo::PortData(InfoPortData::BridgePort(port)),
         ]));
     }
     let switches: &[_] = if end.localnet { &[(ROUTE_LOCALNET, true)] } else { &[] };

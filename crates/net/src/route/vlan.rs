@@ -1,5 +1,8 @@
-//! VLANs of a bridge: which one its ports are in, and the host's own link into one.
+//! VLANs of a bridge: which ones its ports are in, and the host's own link into one.
 
+use std::ops::RangeInclusive;
+
+use dunnage_sys::Errno;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeFlag, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, InfoVlan,
@@ -8,13 +11,10 @@ use netlink_packet_route::link::{
 
 use super::{Link, RTM_NEWLINK, RouteSocket, request};
 use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request};
-use crate::error::or_absent;
-use crate::{IfName, Mac, Result};
+use crate::{Bridging, IfName, Mac, Result};
 
 const RTM_SETLINK: u16 = 19;
 const RTM_DELLINK: u16 = 17;
-/// Every new port is in this VLAN until it is taken out.
-const DEFAULT_VLAN: u16 = 1;
 
 impl RouteSocket {
     /// Lets a bridge keep VLANs apart.
@@ -31,21 +31,9 @@ impl RouteSocket {
         Ok(self.channel.exchange(&[set], |_| {})?)
     }
 
-    /// Puts a port into one VLAN, untagged on its side, and out of the default one.
-    pub(crate) fn join_vlan(&mut self, port: u32, name: &IfName, vlan: u16) -> Result<()> {
-        let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
-        let join =
-            vlan_request(RTM_SETLINK, port, vlan, flags, false, format!("put {name} into VLAN {vlan}"));
-        self.channel.exchange(&[join], |_| {})?;
-        if vlan == DEFAULT_VLAN {
-            return Ok(());
-        }
-        let what = format!("take {name} out of VLAN {DEFAULT_VLAN}");
-        let flags = BridgeVlanInfoFlags::empty();
-        let leave = vlan_request(RTM_DELLINK, port, DEFAULT_VLAN, flags, false, what);
-        // A bridge without a default VLAN has not put it in.
-        or_absent(self.channel.exchange(&[leave], |_| {}).map_err(crate::Error::from))?;
-        Ok(())
+    /// Puts a port into the VLANs of its network, in one datagram.
+    pub(crate) fn join_vlans(&mut self, port: u32, name: &IfName, bridging: &Bridging) -> Result<()> {
+        Ok(self.channel.exchange(&port_vlans(port, name, bridging), |_| {})?)
     }
 
     /// Makes the host's link into a VLAN of the bridge.
@@ -57,7 +45,10 @@ impl RouteSocket {
         mac: Mac,
     ) -> Result<()> {
         let what = format!("put bridge {} into VLAN {vlan}", bridge.name);
-        let own = vlan_request(RTM_SETLINK, bridge.index, vlan, BridgeVlanInfoFlags::empty(), true, what);
+        // What is said about a bridge without this flag is about it as a port of another bridge.
+        let entries =
+            vec![AfSpecBridge::Flags(BridgeFlag::LowerDev), info(BridgeVlanInfoFlags::empty(), vlan)];
+        let own = vlan_request(RTM_SETLINK, bridge.index, entries, what);
         self.channel.exchange(&[own], |_| {})?;
         let mut message = LinkMessage::default();
         message.attributes = vec![
@@ -75,20 +66,108 @@ impl RouteSocket {
     }
 }
 
-fn vlan_request(
-    verb: u16,
-    index: u32,
-    vlan: u16,
-    flags: BridgeVlanInfoFlags,
-    of_bridge: bool,
-    what: String,
-) -> Request {
+fn port_vlans(port: u32, name: &IfName, bridging: &Bridging) -> Vec<Request> {
+    let mut batch = Vec::new();
+    if !bridging.default_vlan {
+        // Which one it is in is the bridge's affair. Kernels take it for done when it is in none.
+        let what = format!("take {name} out of the default VLAN");
+        batch.push(vlan_request(RTM_DELLINK, port, intervals(&[1..=4094]), what).unless(Errno::NOENT));
+    }
+    if !bridging.trunk.is_empty() {
+        let what = format!("put {name} into VLANs {}", said(&bridging.trunk));
+        batch.push(vlan_request(RTM_SETLINK, port, intervals(&bridging.trunk), what));
+    }
+    if let Some(vlan) = bridging.vlan {
+        let flags = BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged;
+        let what = format!("put {name} into VLAN {vlan}");
+        batch.push(vlan_request(RTM_SETLINK, port, vec![info(flags, vlan)], what));
+    }
+    batch
+}
+
+/// A first and a last entry for each interval, as the kernel wants it, and one for a single VLAN.
+fn intervals(ranges: &[RangeInclusive<u16>]) -> Vec<AfSpecBridge> {
+    let entries = |range: &RangeInclusive<u16>| {
+        if range.start() == range.end() {
+            return vec![info(BridgeVlanInfoFlags::empty(), *range.start())];
+        }
+        let first = info(BridgeVlanInfoFlags::RangeBegin, *range.start());
+        vec![first, info(BridgeVlanInfoFlags::RangeEnd, *range.end())]
+    };
+    ranges.iter().flat_map(entries).collect()
+}
+
+fn said(ranges: &[RangeInclusive<u16>]) -> String {
+    let one = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    ranges.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn info(flags: BridgeVlanInfoFlags, vid: u16) -> AfSpecBridge {
+    AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid })
+}
+
+fn vlan_request(verb: u16, index: u32, entries: Vec<AfSpecBridge>, what: String) -> Request {
     let mut message = LinkMessage::default();
     message.header.interface_family = AddressFamily::Bridge;
     message.header.index = index;
-    let info = AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid: vlan });
-    // What is said about a bridge without this flag is about it as a port of another bridge.
-    let side = of_bridge.then_some(AfSpecBridge::Flags(BridgeFlag::LowerDev));
-    message.attributes = vec![LinkAttribute::AfSpecBridge(side.into_iter().chain([info]).collect())];
+    message.attributes = vec![LinkAttribute::AfSpecBridge(entries)];
     request(verb, 0, &message, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Verbs and entries of the messages for port 9, the entries as flags and VLAN.
+    fn sent(bridging: &Bridging) -> Vec<(u16, Vec<[u16; 2]>)> {
+        const HEADER: [u8; 16] = [7, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let half = |bytes: &[u8], at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        let batch = port_vlans(9, &"dnp0a580002".parse().unwrap(), bridging);
+        batch
+            .iter()
+            .map(|request| {
+                let (header, nested) = request.body.split_at(16);
+                assert_eq!(header, HEADER, "struct ifinfomsg of AF_BRIDGE");
+                // IFLA_AF_SPEC, be it marked as nested or not.
+                assert_eq!((usize::from(half(nested, 0)), half(nested, 2) & 0x3fff), (nested.len(), 26));
+                let entries = nested[4..].chunks(8).map(|entry| {
+                    assert_eq!((half(entry, 0), half(entry, 2)), (8, 2), "IFLA_BRIDGE_VLAN_INFO");
+                    [half(entry, 4), half(entry, 6)]
+                });
+                (request.kind, entries.collect())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_port_joins_its_vlans_in_messages_as_the_kernel_reads_them() {
+        const DELETE: u16 = 17;
+        const SET: u16 = 19;
+        // PVID and untagged; first and last of an interval.
+        const OWN: u16 = 0b110;
+        const FIRST: u16 = 0b1000;
+        const LAST: u16 = 0b1_0000;
+        let access = Bridging { vlan: Some(7), ..Bridging::default() };
+        assert_eq!(sent(&access), [(SET, vec![[OWN, 7]])]);
+        let trunk = Bridging { trunk: vec![101..=101, 200..=299], ..Bridging::default() };
+        assert_eq!(sent(&trunk), [(SET, vec![[0, 101], [FIRST, 200], [LAST, 299]])]);
+        let both = Bridging { vlan: Some(100), default_vlan: false, ..trunk };
+        assert_eq!(
+            sent(&both),
+            [
+                (DELETE, vec![[FIRST, 1], [LAST, 4094]]),
+                (SET, vec![[0, 101], [FIRST, 200], [LAST, 299]]),
+                (SET, vec![[OWN, 100]]),
+            ]
+        );
+        let names: Vec<String> =
+            port_vlans(9, &"p".parse().unwrap(), &both).into_iter().map(|request| request.what).collect();
+        assert_eq!(
+            names,
+            ["take p out of the default VLAN", "put p into VLANs 101, 200-299", "put p into VLAN 100"]
+        );
+    }
 }
