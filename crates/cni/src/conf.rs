@@ -208,7 +208,6 @@ fn role(fields: &Fields<'_>, environment: &Environment) -> Result<Role> {
 
 /// Options of the plugins that this one takes the place of, and that it does not have.
 fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
-    let on = |key: &str| Ok::<bool, Error>(fields.flag(key)?.unwrap_or(false));
     let filled = |key: &str| Ok::<bool, Error>(!fields.list(key)?.is_empty());
     capability::source_nat(fields)?;
     for key in ["conditionsV4", "conditionsV6"] {
