@@ -11,16 +11,11 @@ use crate::attachment::Attachment;
 use crate::lease::Owner;
 use crate::route::{Probe, RouteSocket};
 use crate::work::Work;
-use crate::{Error, Mode, Netns, NetworkConfig, PodNetwork, Result};
+use crate::{Error, Netns, PodNetwork, Result};
 
 /// The kernel waits for up to a second before it asks, and for another one for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// Whether the network's pods ask for duplicates. At the other end of a routed pair is nobody who could answer.
-pub(crate) fn are_detected(config: &NetworkConfig) -> bool {
-    config.mode == Mode::Bridged && config.bridging.detects_duplicates
-}
 
 impl PodNetwork {
     /// Waits until a pod that was just attached may use its IPv6 address, or takes the attachment back.
@@ -33,7 +28,7 @@ impl PodNetwork {
         netns: &Netns,
         attachment: Attachment,
     ) -> Result<Attachment> {
-        let Some(address) = attachment.address6.filter(|_| are_detected(&self.host.config)) else {
+        let Some(address) = attachment.address6.filter(|_| self.host.config.detects_duplicates()) else {
             return Ok(attachment);
         };
         let opened = netns.visit(&self.host.home, RouteSocket::open);

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::attachment::Attachment;
-use crate::frames::{are_checked, checked_pod};
+use crate::frames::checked_pod;
 use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
 use crate::route::RouteSocket;
@@ -98,7 +98,7 @@ impl PodNetwork {
         self.store.check()?;
         let wanted = self.host.wanted_elements();
         let knows = wanted.is_empty() || self.host.nft.knows(&wanted)?;
-        let checks = !are_checked(&self.host.config) || self.checks_frames()?;
+        let checks = !self.host.config.checks_sources() || self.checks_frames()?;
         if knows && checks {
             return Ok(());
         }
