@@ -107,6 +107,10 @@ impl Channel {
         requests: &[Request],
         mut reply: impl FnMut(&[u8]),
     ) -> std::result::Result<(), Failed> {
+        if requests.is_empty() {
+            // The kernel refuses a datagram of nothing.
+            return Ok(());
+        }
         let first = self.sequence.wrapping_add(1);
         self.sequence = self.sequence.wrapping_add(u32::try_from(requests.len()).unwrap_or(u32::MAX));
         let whole = |error: Error| Failed { index: 0, error };

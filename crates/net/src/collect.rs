@@ -83,6 +83,14 @@ impl Work<'_> {
         Ok(count)
     }
 
+    /// Forgets ports of this network whose pod is gone or is not checked.
+    fn collect_frames(&mut self, active: &[Lease]) -> Result<()> {
+        let segments = self.leases.segments();
+        let is_checked = |slot: u32| active.iter().any(|lease| lease.slot == slot && lease.given.checked);
+        let slot = |port: &str| segments.slot(address_of(port)?.into());
+        self.host.nft.forget_stale_frames(|port| slot(port).is_some_and(|slot| !is_checked(slot)))
+    }
+
     fn collect_ports(&mut self, active: &[Lease]) -> Result<usize> {
         let segments = self.leases.segments();
         let is_stale = |pod: IpAddr| {

@@ -174,6 +174,18 @@ impl NetworkConfig {
         }
     }
 
+    /// Whether frames of the network's next pods are checked. Routed there is nobody who could be deceived: both ends
+    /// of a pair know the other's address and learn none.
+    pub(crate) fn checks_sources(&self) -> bool {
+        self.mode == Mode::Bridged && self.bridging.checks_sources
+    }
+
+    /// Whether the network's next pods ask for duplicates. At the other end of a routed pair is nobody who could
+    /// answer.
+    pub(crate) fn detects_duplicates(&self) -> bool {
+        self.mode == Mode::Bridged && self.bridging.detects_duplicates
+    }
+
     /// Refuses what cannot work, by name.
     ///
     /// # Errors

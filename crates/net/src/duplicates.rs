@@ -11,16 +11,11 @@ use crate::attachment::Attachment;
 use crate::lease::Owner;
 use crate::route::{PodAddress, Probe, RouteSocket};
 use crate::work::Work;
-use crate::{Error, Mode, Netns, NetworkConfig, PodNetwork, Result};
+use crate::{Error, Netns, PodNetwork, Result};
 
 /// The kernel waits for up to a second before it asks, and for another one for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// Whether the network's pods ask for duplicates. At the other end of a routed pair is nobody who could answer.
-pub(crate) fn are_detected(config: &NetworkConfig) -> bool {
-    config.mode == Mode::Bridged && config.bridging.detects_duplicates
-}
 
 impl PodNetwork {
     /// Waits until a pod that was just attached may use its IPv6 addresses, or takes the attachment back.
@@ -34,7 +29,7 @@ impl PodNetwork {
         attachment: Attachment,
     ) -> Result<Attachment> {
         let addresses: Vec<Ipv6Addr> = attachment.addresses.iter().filter_map(ipv6).collect();
-        if addresses.is_empty() || !are_detected(&self.host.config) {
+        if addresses.is_empty() || !self.host.config.detects_duplicates() {
             return Ok(attachment);
         }
         let opened = netns.visit(&self.host.home, RouteSocket::open);

@@ -1,7 +1,7 @@
 //! Whether a pod and its network are as they were made, and whether the network can take pods at all.
 
 use crate::attachment::Attachment;
-use crate::frames::{are_checked, checked_pod};
+use crate::frames::checked_pod;
 use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
 use crate::route::RouteSocket;
@@ -90,7 +90,7 @@ impl PodNetwork {
         self.store.check()?;
         let wanted = self.host.wanted_elements();
         let knows = wanted.is_empty() || self.host.nft.knows(&wanted)?;
-        let checks = !are_checked(&self.host.config) || self.checks_frames()?;
+        let checks = !self.host.config.checks_sources() || self.checks_frames()?;
         if knows && checks {
             return Ok(());
         }

@@ -3,9 +3,8 @@
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of};
-use crate::duplicates::are_detected;
 use crate::error::or_absent;
-use crate::frames::{are_checked, checked_pod};
+use crate::frames::checked_pod;
 use crate::host::Host;
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::PodPorts;
@@ -263,7 +262,7 @@ fn configure_host_end(
                 .hairpin
                 .unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0")),
             isolated: bridging.isolated,
-            sole: are_checked(&host.config).then_some(attachment.mac),
+            sole: host.config.checks_sources().then_some(attachment.mac),
         },
     };
     if host.config.mode == Mode::Bridged && bridging.has_vlans() {
@@ -315,7 +314,7 @@ fn configure_pod_end(
     if has_neighbours || !request.sysctls.is_empty() {
         netns.run(|| {
             if has_neighbours {
-                let ipv6 = attachment.first(false).map(|_| are_detected(config));
+                let ipv6 = attachment.first(false).map(|_| config.detects_duplicates());
                 switches(name, host.ipv6, ipv6)?;
             }
             request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
@@ -335,7 +334,7 @@ fn configure_pod_end(
         routes: &config.routes,
         ipv6: host.ipv6,
         up: !config.bridging.leaves_down,
-        probes: are_detected(config),
+        probes: config.detects_duplicates(),
     })?;
     if request.link != LinkOptions::default()
         && let Some(link) = route.link_at(index)?

@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
-use crate::frames::{are_checked, checked_pod};
+use crate::frames::checked_pod;
 use crate::host::Host;
 use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner, Part};
 use crate::mac::end_of;
-use crate::nft::PodPorts;
+use crate::nft::{CheckedPod, PodPorts};
 use crate::range::Ranges;
 use crate::route::{Pair, RouteSocket, Veth};
 use crate::segment::Segments;
@@ -88,7 +88,7 @@ impl Work<'_> {
                 gateway: gateway4(ranges, address),
                 gateway6: address6.and_then(|address| gateway6(ranges, address)),
                 mac: mac.unwrap_or_else(|| pod_mac(ranges, &segments, address, address6)),
-                checked: are_checked(&self.host.config),
+                checked: self.host.config.checks_sources(),
                 kind: LeaseKind::Attached,
             }
         };
@@ -173,6 +173,12 @@ impl Work<'_> {
             route.delete_at(other.index)?;
         }
         Ok(removed || nobodys)
+    }
+
+    /// Checks the frames of the pod that is being attached, before it can send any.
+    pub(crate) fn check_frames(&mut self, pod: &CheckedPod) -> Result<()> {
+        self.host.ensure_frames(&self.leases)?;
+        self.host.nft.check_frames(std::slice::from_ref(pod))
     }
 
     /// Takes the lease's pod off the network and gives its address back. The link that is left, if there is one.

@@ -100,10 +100,9 @@ impl NftSocket {
         Ok(or_absent(self.channel.exchange(&get, |_| {}).map_err(Error::from))?.is_some())
     }
 
-    /// Forgets pods by their ports, with whatever they were allowed. How many ports that were.
-    pub(crate) fn forget_stale_frames(&mut self, is_stale: impl Fn(&str) -> bool) -> Result<usize> {
-        let mut count = 0;
-        // What they may have goes last: without it they could send nothing.
+    /// Forgets pods by their ports, with whatever they were allowed.
+    pub(crate) fn forget_stale_frames(&mut self, is_stale: impl Fn(&str) -> bool) -> Result<()> {
+        // What they may send goes last: without it they could send nothing.
         for set in [CHECKED, OWN] {
             let stale: Vec<Attributes> = self
                 .keys_of(set)?
@@ -114,11 +113,8 @@ impl NftSocket {
             for stale in stale.chunks(AT_ONCE) {
                 self.transact(vec![of_bridges(elements(Verb::DelElement, 0, set, stale))])?;
             }
-            if set == CHECKED {
-                count = stale.len();
-            }
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Forgets that pods of the network were known; no pod of it may be left.
