@@ -1,34 +1,16 @@
 //! Addresses of a pod beyond its lease's own: one slot for each set of ranges that does not go along.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use dunnage_sys::netns::NetnsId;
 
 use super::free::Free;
 use super::locked::{LockedLeases, rested, seconds};
-use super::record::{Further, Given, Lease, LeaseKind, LeaseState, Owner, Record};
+use super::record::{Further, Given, Lease, LeaseKind, LeaseState, Owner, Part, Record};
 use super::vacancy::vacancy;
 use crate::Result;
 use crate::range::Ranges;
 use crate::segment::{Interval, rank, ranked};
-
-/// A slot that is to be given together with a lease.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Part {
-    slot: u32,
-    /// Which set of the network's ranges it is of.
-    pub(crate) set: usize,
-    pub(crate) further: Further,
-}
-
-impl Part {
-    pub(crate) fn address6(&self) -> Option<Ipv6Addr> {
-        match self.further.address {
-            IpAddr::V6(address) => Some(address),
-            IpAddr::V4(_) => None,
-        }
-    }
-}
 
 impl LockedLeases<'_> {
     /// Chooses a slot of each further set, those of `wanted` or any; nothing is written. A set whose addresses are

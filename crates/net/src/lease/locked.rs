@@ -9,9 +9,8 @@ use dunnage_sys::netns::NetnsId;
 use dunnage_sys::{Call, clock};
 use ipnet::IpNet;
 
-use super::further::Part;
 use super::header::Header;
-use super::record::{Further, Given, Lease, LeaseKind, LeaseState, Owner, Record, STATE_MASK};
+use super::record::{Further, Given, Lease, LeaseKind, LeaseState, Owner, Part, Record, STATE_MASK};
 use super::slots::Slots;
 use super::table::{Table, write_header};
 use super::vacancy::vacancy;

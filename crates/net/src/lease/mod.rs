@@ -58,8 +58,7 @@ mod take_over;
 mod vacancy;
 mod words;
 
-pub(crate) use further::Part;
 pub use locked::LockedLeases;
-pub(crate) use record::Given;
+pub(crate) use record::{Given, Part};
 pub use record::{Lease, LeaseKind, LeaseState, Owner};
 pub use store::LeaseStore;

@@ -112,6 +112,24 @@ pub(crate) struct Further {
     pub(crate) gateway: IpAddr,
 }
 
+/// A slot that is to be given together with a lease.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    pub(super) slot: u32,
+    /// Which set of the network's ranges it is of.
+    pub(crate) set: usize,
+    pub(crate) further: Further,
+}
+
+impl Part {
+    pub(crate) fn address6(&self) -> Option<Ipv6Addr> {
+        match self.further.address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        }
+    }
+}
+
 impl Given {
     /// Nothing but the address.
     pub(crate) fn nothing(kind: LeaseKind) -> Self {
