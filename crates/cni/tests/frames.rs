@@ -146,7 +146,7 @@ fn a_pod_may_have_the_address_that_was_asked_for_and_none_of_ip() {
         a.run(|| ip("addr add 192.0.2.1/24 dev eth0"));
         b.run(|| ip("addr add 192.0.2.2/24 dev eth0"));
         assert!(reaches(&a, &b, Ipv4Addr::new(192, 0, 2, 2)));
-        assert!(table().contains("\"dnp00000000\" . 02:11:22:33:44:55"), "{}", table());
+        assert!(table().contains("\"dnp00000001\" . 02:11:22:33:44:55"), "{}", table());
         assert!(!nft("list tables").contains("inet"), "{}", nft("list tables"));
     });
 }

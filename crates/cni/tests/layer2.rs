@@ -33,7 +33,7 @@ fn pods_get_interfaces_on_one_bridge_and_reach_each_other_by_addresses_of_their_
         let (to_a, to_b) = (world.add(&a, &config), world.add(&b, &config));
         let interfaces = json!([
             {"name": "cni0"},
-            {"name": "dnp00000001", "mac": "de:d0:00:00:00:01"},
+            {"name": "dnp00000002", "mac": "de:d0:00:00:00:02"},
             {"name": "eth0", "mac": mac(&to_b), "sandbox": b.netns.path()},
         ]);
         assert_eq!(to_b, json!({"cniVersion": "1.1.0", "interfaces": interfaces, "dns": {}}));
@@ -52,9 +52,9 @@ fn pods_get_interfaces_on_one_bridge_and_reach_each_other_by_addresses_of_their_
             world.run("CHECK", pod, &merged(config.clone(), &json!({"prevResult": result})))
         };
         assert!(check(&a, &to_a).ok().is_null(), "addresses that others added are no difference");
-        ip("link set dnp00000000 nomaster");
+        ip("link set dnp00000001 nomaster");
         let (code, _, details) = check(&a, &to_a).error();
-        assert_eq!((code, details.as_str()), (103, "link dnp00000000 is not a port of bridge cni0"));
+        assert_eq!((code, details.as_str()), (103, "link dnp00000001 is not a port of bridge cni0"));
         for pod in [&a, &b] {
             world.del(pod, &config);
             world.del(pod, &config);
@@ -199,12 +199,12 @@ fn gc_and_the_end_of_a_namespace_give_places_back() {
             "{answer:?}"
         );
         drop(gone);
-        world.wait_for_links_to_go("dnp00000001");
+        world.wait_for_links_to_go("dnp00000002");
         assert_eq!(world.census(), before);
         // One that nobody has deleted.
         world.add(&world.pod("dead"), &config);
         let again = world.pod("dead");
-        world.wait_for_links_to_go("dnp00000002");
+        world.wait_for_links_to_go("dnp00000003");
         world.add(&again, &config);
     });
 }

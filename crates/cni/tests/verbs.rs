@@ -596,3 +596,20 @@ fn a_forward_chain_that_drops_is_told_once() {
 fn run_nft(command: &str) {
     assert!(Command::new("nft").arg(command).status().unwrap().success());
 }
+
+#[test]
+fn pods_are_masqueraded_as_long_as_the_configuration_says_so() {
+    on_fresh_host(|world| {
+        let [with, without] =
+            [true, false].map(|masquerades| world.config_with(&json!({"ipMasq": masquerades})));
+        let [one, two, three] = ["one", "two", "three"].map(|name| world.pod(name));
+        let masqueraded = || nft("list set inet dunnage masq4").contains("10.88.0.0/16");
+        world.add(&one, &with);
+        assert!(masqueraded());
+        world.add(&two, &without);
+        assert!(!masqueraded());
+        assert!(nft("list set inet dunnage pods4").contains("10.88.0.0/16"));
+        world.add(&three, &with);
+        assert!(masqueraded());
+    });
+}

@@ -14,6 +14,7 @@ pub(super) const TABLE_USERDATA: u16 = 6;
 pub(super) const MESSAGE_HEADER: usize = 4;
 
 /// Attributes of a list of elements and of one element.
+const LIST_SET: u16 = 2;
 pub(super) const LIST_ELEMENTS: u16 = 3;
 pub(super) const LIST_ELEM: u16 = 1;
 pub(super) const ELEM_KEY: u16 = 1;
@@ -37,8 +38,10 @@ pub(crate) struct Elements {
 impl NftSocket {
     /// Makes sure that the table is there and knows the network. Whether it did not before.
     pub(crate) fn ensure(&mut self, network: &Elements) -> Result<bool> {
-        let (found, knows) = self.look(network)?;
-        if found == Found::Current && knows {
+        let (found, known) = self.look(network)?;
+        let mut stale = network.unmasqueraded();
+        stale.masqueraded.retain(|net| knows(&known, [MASQ4, MASQ6], *net));
+        if found == Found::Current && network.is_in(&known) && stale.masqueraded.is_empty() {
             return Ok(false);
         }
         let mut requests = match found {
@@ -55,6 +58,9 @@ impl NftSocket {
                     requests.extend(part.requests(Verb::DelElement, 0));
                 }
             }
+        }
+        if found == Found::Current {
+            requests.extend(stale.requests(Verb::DelElement, 0));
         }
         requests.extend(network.requests(Verb::NewElement, NLM_F_CREATE));
         match self.transact(requests) {
@@ -87,31 +93,34 @@ impl NftSocket {
 
     /// Whether the table is there and knows the network.
     pub(crate) fn knows(&mut self, network: &Elements) -> Result<bool> {
-        let mut found = Vec::new();
+        let mut known = Vec::new();
         let get = network.requests(Verb::GetElement, 0);
-        let answer = self.channel.exchange(&get, |reply| found.extend(keys(reply)));
-        Ok(or_absent(answer.map_err(Error::from))?.is_some() && network.is_in(&found))
+        let answer = self.channel.exchange(&get, |reply| known.extend(keys(reply)));
+        Ok(or_absent(answer.map_err(Error::from))?.is_some() && network.is_in(&known))
     }
 
-    /// What there is of the table, and whether it knows the network: both with one question, which every pod asks.
-    fn look(&mut self, network: &Elements) -> Result<(Found, bool)> {
+    /// What there is of the table, and what it knows of the network: both with one question, which every pod asks.
+    fn look(&mut self, network: &Elements) -> Result<(Found, Vec<Known>)> {
         let table = Attributes::new().text(1, TABLE);
         let get = message(Verb::GetTable, 0, table, format!("look up nftables table inet {TABLE}"));
         let mut all = vec![get];
+        // Known from when the network was masqueraded. Not the last question, so that its refusal is none.
+        let once = network.unmasqueraded().requests(Verb::GetElement, 0).into_iter();
+        all.extend(once.map(|request| request.unless(Errno::NOENT)));
         all.extend(network.requests(Verb::GetElement, 0));
-        let (mut comment, mut found) = (Vec::new(), Vec::new());
+        let (mut comment, mut known) = (Vec::new(), Vec::new());
         let answer = self.channel.exchange(&all, |reply| {
             let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
             if let Some((_, value)) = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA) {
                 comment = value.to_vec();
             }
-            found.extend(keys(reply));
+            known.extend(keys(reply));
         });
         match answer {
-            Ok(()) => Ok((Found::by(&comment)?, network.is_in(&found))),
+            Ok(()) => Ok((Found::by(&comment)?, known)),
             Err(Failed { index: 0, error }) => {
                 or_absent(Err::<(), _>(error))?;
-                Ok((Found::Nothing, false))
+                Ok((Found::Nothing, Vec::new()))
             }
             Err(Failed { error, .. }) => {
                 let found = Found::by(&comment)?;
@@ -119,7 +128,7 @@ impl NftSocket {
                 if found == Found::Current {
                     or_absent(Err::<(), _>(error))?;
                 }
-                Ok((found, false))
+                Ok((found, known))
             }
         }
     }
@@ -179,15 +188,27 @@ impl Elements {
         requests
     }
 
-    /// Whether the subnets are among the keys that were found. The kernel answers with an interval that has the
-    /// address, which may be a larger one.
-    fn is_in(&self, found: &[Vec<u8>]) -> bool {
-        let known = |net: &IpNet| {
-            let (first, end) = interval(*net);
-            found.contains(&first) && found.contains(&end)
-        };
-        self.pods.iter().chain(&self.masqueraded).all(known)
+    /// Whether the subnets are among what the table knows.
+    fn is_in(&self, known: &[Known]) -> bool {
+        self.pods.iter().all(|net| knows(known, [PODS4, PODS6], *net))
+            && self.masqueraded.iter().all(|net| knows(known, [MASQ4, MASQ6], *net))
     }
+
+    /// The subnets that keep their addresses outside, as if they were masqueraded.
+    fn unmasqueraded(&self) -> Self {
+        let kept = self.pods.iter().filter(|net| !self.masqueraded.contains(net));
+        Self { masqueraded: kept.copied().collect(), ..Self::default() }
+    }
+}
+
+/// A key and the set that it is in.
+type Known = (String, Vec<u8>);
+
+/// Whether a set knows a subnet. The kernel answers with an interval that has the address, which may be a larger one.
+fn knows(known: &[Known], [v4, v6]: [&str; 2], net: IpNet) -> bool {
+    let set = if net.addr().is_ipv4() { v4 } else { v6 };
+    let (first, end) = interval(net);
+    [first, end].iter().all(|key| known.iter().any(|(found, other)| found == set && other == key))
 }
 
 /// The first address of a net, and the first behind it.
@@ -215,12 +236,14 @@ pub(super) fn key(bytes: &[u8]) -> Attributes {
     Attributes::new().nest(ELEM_KEY, &Attributes::new().bytes(1, bytes))
 }
 
-/// Keys of the elements in one answer.
-fn keys(reply: &[u8]) -> Vec<Vec<u8>> {
+/// Keys of the elements in one answer, each with its set.
+fn keys(reply: &[u8]) -> Vec<Known> {
     let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
+    let set = attributes(body).find(|(kind, _)| *kind == LIST_SET).map(|(_, name)| name);
+    let set = String::from_utf8_lossy(set.unwrap_or_default()).trim_end_matches('\0').to_owned();
     let lists = attributes(body).filter(|(kind, _)| *kind == LIST_ELEMENTS);
     let all = lists.flat_map(|(_, list)| attributes(list).filter(|(kind, _)| *kind == LIST_ELEM));
-    all.filter_map(|(_, element)| field(element, ELEM_KEY)).collect()
+    all.filter_map(|(_, element)| Some((set.clone(), field(element, ELEM_KEY)?))).collect()
 }
 
 /// The bytes in a nested value of an element.
