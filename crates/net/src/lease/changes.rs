@@ -298,3 +298,13 @@ fn a_further_address_whose_record_is_torn_stays_taken_as_long_as_its_pod_is_ther
     leases.release(&own).unwrap();
     assert!(!leases.has_others(&torn).unwrap(), "it can be swept now");
 }
+
+#[test]
+fn a_network_without_addresses_can_be_full_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LeaseStore::new(dir.path(), &"pods".parse().unwrap(), Ranges::none()).unwrap();
+    let mut leases = store.lock().unwrap();
+    leases.reserve(&owner(1), NETNS).unwrap();
+    let error = leases.exhausted(0, &[(0, 2)]);
+    assert_eq!(error.to_string(), "no free address in what stands for addresses: 1 of 2 are leased");
+}

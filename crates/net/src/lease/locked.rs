@@ -220,8 +220,10 @@ impl<'a> LockedLeases<'a> {
     }
 
     pub(super) fn exhausted(&self, set: usize, places: &[Interval]) -> Error {
-        let nets: Vec<String> =
-            self.table.ranges.sets[set].iter().map(|range| range.subnet.to_string()).collect();
+        let set = self.table.ranges.sets.get(set);
+        let nets: Vec<String> = set.into_iter().flatten().map(|range| range.subnet.to_string()).collect();
+        // Pods of a network without addresses have places all the same.
+        let subnet = if nets.is_empty() { "what stands for addresses".to_owned() } else { nets.join(", ") };
         let total: u64 = places.iter().map(|(first, end)| end - first).sum();
         let used = match self.slots.used() {
             Ok(used) => used,
@@ -231,7 +233,7 @@ impl<'a> LockedLeases<'a> {
             .iter()
             .filter(|(slot, _)| places.iter().any(|(first, end)| (*first..*end).contains(&u64::from(*slot))));
         Error::Exhausted {
-            subnet: nets.join(", "),
+            subnet,
             used: u32::try_from(used.count()).unwrap_or(u32::MAX),
             total: u32::try_from(total).unwrap_or(u32::MAX),
         }
