@@ -181,6 +181,8 @@ impl World {
         });
         // The end that came up first drops packets until the kernel has noticed its carrier, which asking does.
         ip("link show uplink");
+        // Its IPv6 address counts once a work queue of the kernel has looked at it, probed or not.
+        eventually(|| ip("-6 route show table local").contains("2001:db8:1::1 "));
         outside
     }
 
