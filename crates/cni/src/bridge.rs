@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::fields::Fields;
 
 /// Keys that only whoever makes an interface has: with one of them an entry of a list adds to nobody else's.
-const MAKERS_KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "bridge",
     "isGateway",
     "isDefaultGateway",
@@ -30,7 +30,7 @@ const MAKERS_KEYS: &[&str] = &[
 
 /// Whether nothing in a configuration is about the interface itself.
 pub(crate) fn only_adds(fields: &Fields<'_>) -> bool {
-    fields.get("ipam").is_none() && !MAKERS_KEYS.iter().any(|key| fields.get(key).is_some())
+    fields.get("ipam").is_none() && !KEYS.iter().any(|key| fields.get(key).is_some())
 }
 
 /// What is asked of the bridge and its ports. Without addresses the host is no gateway.

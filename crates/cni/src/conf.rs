@@ -33,22 +33,7 @@ const KEYS: &[&str] = &[
     "ipam",
     "disableCheck",
     "disableGC",
-    "bridge",
-    "isGateway",
-    "isDefaultGateway",
-    "forceAddress",
-    "ipMasq",
-    "ipMasqBackend",
     "mtu",
-    "hairpinMode",
-    "promiscMode",
-    "vlan",
-    "vlanTrunk",
-    "preserveDefaultVlan",
-    "macspoofchk",
-    "enabledad",
-    "disableContainerInterface",
-    "portIsolation",
     "backend",
     "snat",
     "markMasqBit",
@@ -71,7 +56,6 @@ const KEYS: &[&str] = &[
     "iptablesAdminChainName",
     "firewalldZone",
     "ingressPolicy",
-    "mode",
     "stateDir",
 ];
 
@@ -115,7 +99,7 @@ impl<'a> Conf<'a> {
         if role == Role::Loopback {
             return Ok(conf);
         }
-        fields.refuse_others(KEYS)?;
+        fields.refuse_others(&[KEYS, bridge::KEYS].concat())?;
         refuse_unsupported(fields)?;
         if environment.owner().is_ok() {
             conf.request = capability::request(fields, environment)?;
