@@ -45,12 +45,12 @@ pub(crate) fn run(environment: &Environment, fields: &Fields<'_>, _version: Vers
     }
 }
 
-/// The process that answers is not the one that closes the nftables socket last, either: after a deletion the
-/// kernel lets that wait some 13 ms.
+/// The nftables socket is closed in the background as well, and late: as long as the kernel has not yet freed what was
+/// deleted (some 13 ms), a close waits for that, and all who change nftables wait for the close.
 fn go_on_in_the_background(network: PodNetwork, detached: Detached) {
     // Without a background the interface goes with its namespace, or the next ADD or GC removes it.
     let Ok(Side::Background) = background::fork() else { return };
-    drop(network);
     std::thread::sleep(PATIENCE);
+    drop(network);
     let _ = detached.destroy();
 }
