@@ -298,12 +298,18 @@ fn a_trunk_is_made_or_refused_by_the_name_of_what_the_kernel_lacks() {
         let config = json!({"name": "net", "type": "dunnage-cni", "cniVersion": "1.0.0", "bridge": "cni0",
             "stateDir": world.path("state"), "vlanTrunk": [{"id": 7}, {"minID": 20, "maxID": 22}]});
         let pod = world.pod("pod");
-        let Some((_, vlans)) = vlans_of(world, &pod, &config) else { return };
+        let Some((result, vlans)) = vlans_of(world, &pod, &config) else { return };
         assert!(vlans.contains("1 PVID Egress Untagged"), "{vlans}");
         let numbers = |vlans: &str| -> Vec<u16> {
             vlans.split_whitespace().filter_map(|word| word.parse().ok()).collect()
         };
         assert_eq!(numbers(&vlans), [1, 7, 20, 21, 22]);
+        let check = merged(config.clone(), &json!({"prevResult": result}));
+        assert!(world.run("CHECK", &pod, &check).success);
+        let port = result["interfaces"][1]["name"].as_str().unwrap();
+        world::run("bridge", &format!("vlan del vid 21 dev {port}"));
+        let (code, _, details) = world.run("CHECK", &pod, &check).error();
+        assert_eq!((code, details), (103, format!("link {port} is not in VLAN 21")));
         let other = world.pod("other");
         let config = merged(config, &json!({"preserveDefaultVlan": false, "vlan": 9}));
         let (_, vlans) = vlans_of(world, &other, &config).unwrap();

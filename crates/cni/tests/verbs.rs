@@ -304,7 +304,7 @@ fn check_notices_what_was_tampered_with() {
             let config = world.config_with(&json!({"mode": mode, "mtu": 1400, "runtimeConfig": ports,
                 "ipam": {"ranges": [[{"subnet": "10.88.0.0/16"}], [{"subnet": "fd00:88::/64"}]],
                          "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}}));
-            let tampering: [(&str, bool, &str); 9] = [
+            let mut tampering: Vec<(&str, bool, &str)> = vec![
                 ("ip link set eth0 down", true, "interface eth0 of the pod is down"),
                 ("ip addr flush dev eth0 scope global", true, "is gone from eth0 of the pod"),
                 ("ip route del default", true, "route to 0.0.0.0/0 is gone from the pod"),
@@ -314,7 +314,20 @@ fn check_notices_what_was_tampered_with() {
                 ("ip link del HOST", false, "of the host is gone"),
                 ("nft flush map inet dunnage hp4", false, "host port 8080/tcp does not lead to the pod"),
                 ("nft delete table inet dunnage", false, "nftables table inet dunnage is gone"),
+                ("sysctl -qw net.ipv4.ip_forward=0", false, "/proc/sys/net/ipv4/ip_forward is 0"),
+                ("sysctl -qw net.ipv6.conf.all.forwarding=0", false, "ipv6/conf/all/forwarding is 0"),
             ];
+            tampering.extend(match mode {
+                "routed" => vec![
+                    ("ip route flush dev HOST", false, "the host's route to 10.88.0."),
+                    ("ip addr del 10.88.0.1/32 dev lo", false, "the pod's gateway, is gone from lo"),
+                ],
+                _ => vec![
+                    ("ip link set HOST nomaster", false, "is not a port of bridge cni0"),
+                    ("ip link set cni0 down", false, "bridge cni0 is down"),
+                    ("ip addr del 10.88.0.1/16 dev cni0", false, "the pod's gateway, is gone from cni0"),
+                ],
+            });
             for (number, (tamper, inside, says)) in tampering.into_iter().enumerate() {
                 let pod = world.pod(&format!("{mode}{number}"));
                 let result = world.add(&pod, &config);
@@ -334,6 +347,31 @@ fn check_notices_what_was_tampered_with() {
             }
             nft("flush ruleset");
         }
+    });
+}
+
+#[test]
+fn check_notices_limits_isolation_and_rules_that_were_taken_away() {
+    on_fresh_host(|world| {
+        let rate = 8_000_000;
+        let config = world.config_with(&json!({"portIsolation": true,
+            "ingressRate": rate, "ingressBurst": rate, "egressRate": rate, "egressBurst": rate}));
+        let pod = world.pod("pod");
+        let result = world.add(&pod, &config);
+        let differs = || check(world, &pod, &config, &result).error().2;
+        assert!(check(world, &pod, &config, &result).ok().is_null());
+        world::run("tc", "qdisc del dev dnp0a580002 root");
+        assert_eq!(differs(), "link dnp0a580002 of the host does not limit bandwidth");
+        pod.run(|| world::run("tc", "qdisc del dev eth0 root"));
+        assert!(differs().contains("interface eth0 of the pod does not limit bandwidth"));
+        ip("link set dnp0a580002 type bridge_slave isolated off");
+        assert!(differs().contains("link dnp0a580002 is not isolated from other ports"));
+        nft("flush chain inet dunnage from_pod");
+        assert!(differs().contains("nftables table inet dunnage has lost rules"));
+        nft("delete table inet dunnage");
+        let next = world.pod("next");
+        let result = world.add(&next, &config);
+        assert!(check(world, &next, &config, &result).ok().is_null());
     });
 }
 

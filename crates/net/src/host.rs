@@ -15,8 +15,8 @@ use crate::nft::{Elements, NftSocket, PodPorts};
 use crate::route::{Bridge, Link, RouteSocket};
 use crate::{Error, IfName, LinkOptions, Mac, Mode, NetworkConfig, Result, sysctl};
 
-const FORWARD4: &str = "ipv4/ip_forward";
-const FORWARD6: &str = "ipv6/conf/all/forwarding";
+pub(crate) const FORWARD4: &str = "ipv4/ip_forward";
+pub(crate) const FORWARD6: &str = "ipv6/conf/all/forwarding";
 /// Bits kept in the lease table: which switches were off before.
 const SWITCHED_FORWARD4: u32 = 1;
 const SWITCHED_FORWARD6: u32 = 2;
@@ -62,14 +62,19 @@ impl Host {
             Mode::Routed => None,
         };
         let closed = if bridge.is_some() { &[] } else { &elements.pods[..] };
-        let mut families = Vec::with_capacity(2);
-        families.extend(self.config.ranges.has_family(true).then_some(AddressFamily::Inet));
-        families.extend(self.config.ranges.has_family(false).then_some(AddressFamily::Inet6));
+        let families = self.families();
         let forwards = self.route.close_nets(closed, &families)?;
         for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
             self.switch_on(leases, family == AddressFamily::Inet6)?;
         }
         Ok(bridge)
+    }
+
+    /// Those of the pods' addresses.
+    pub(crate) fn families(&self) -> Vec<AddressFamily> {
+        let both = [(true, AddressFamily::Inet), (false, AddressFamily::Inet6)];
+        let there = both.into_iter().filter(|(ipv4, _)| self.config.ranges.has_family(*ipv4));
+        there.map(|(_, family)| family).collect()
     }
 
     /// Takes back all of [`Self::ensure`] that was made for the subnets of the leases, and the lease table.
@@ -137,7 +142,7 @@ impl Host {
     }
 
     /// The link that has the gateways' addresses: the bridge, or the host's link into a VLAN of it.
-    fn gateway_link(&self) -> Result<IfName> {
+    pub(crate) fn gateway_link(&self) -> Result<IfName> {
         match self.config.bridging.vlan {
             None => Ok(self.config.bridge.clone()),
             Some(vlan) => format!("{}.{vlan}", self.config.bridge).parse(),

@@ -14,7 +14,7 @@ use crate::nft::{CheckedPod, PodPorts};
 use crate::range::Ranges;
 use crate::route::{Pair, RouteSocket, Veth};
 use crate::segment::Segments;
-use crate::{Error, Mac, Mode, Netns, PodRequest, Result};
+use crate::{Error, Mac, Netns, PodRequest, Result};
 
 /// Links of detached pods that one attachment looks after: each that is still there costs 20 ms.
 const LINGERING_AT_ONCE: usize = 16;
@@ -250,45 +250,6 @@ impl Work<'_> {
         }
         self.host.remove(&mut self.leases)?;
         Ok(true)
-    }
-
-    /// What differs on the host from what the lease says.
-    pub(crate) fn host_differences(&mut self, lease: &Lease) -> Result<Vec<String>> {
-        let mut found = Vec::new();
-        let attachment =
-            lease.holder.as_ref().map(|(owner, _)| Attachment::new(&self.host.config, lease, owner.ifname()));
-        let Some(attachment) = attachment else { return Ok(vec!["its lease is damaged".to_owned()]) };
-        let name = &attachment.host_ifname;
-        let Some(link) = self.host.route.link(name)? else {
-            return Ok(vec![format!("link {name} of the host is gone")]);
-        };
-        if !link.up {
-            found.push(format!("link {name} of the host is down"));
-        }
-        if link.mac != Some(attachment.host_mac) {
-            found.push(format!("link {name} of the host has another link-layer address"));
-        }
-        match self.host.config.mode {
-            Mode::Bridged => {
-                let bridge = self.host.route.link(&attachment.bridge)?;
-                if bridge.is_none_or(|bridge| link.controller != Some(bridge.index)) {
-                    found.push(format!("link {name} is not a port of bridge {}", attachment.bridge));
-                }
-            }
-            Mode::Routed => {
-                let routes = self.host.route.listed(link.index)?.routes;
-                for address in &attachment.addresses {
-                    let ip = address.net.addr();
-                    if !routes
-                        .iter()
-                        .any(|route| route.destination.addr() == ip && is_alone(&route.destination))
-                    {
-                        found.push(format!("the host's route to {ip} by {name} is gone"));
-                    }
-                }
-            }
-        }
-        Ok(found)
     }
 }
 

@@ -308,7 +308,7 @@ fn redirect_to_host_ports() -> Vec<Expression> {
     rule
 }
 
-fn rules() -> Vec<(&'static str, Vec<Expression>)> {
+pub(super) fn rules() -> Vec<(&'static str, Vec<Expression>)> {
     const ICMP: u8 = 1;
     const ICMPV6: u8 = 58;
     // RFC 792; RFC 4861.

@@ -46,6 +46,7 @@ enum Verb {
     NewChain = 3,
     GetChain = 4,
     NewRule = 6,
+    GetRule = 7,
     NewSet = 9,
     NewElement = 12,
     GetElement = 13,

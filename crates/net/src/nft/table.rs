@@ -5,7 +5,7 @@ use ipnet::IpNet;
 
 use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
-use crate::channel::{Failed, NLM_F_CREATE, Request, attributes};
+use crate::channel::{Failed, NLM_F_CREATE, NLM_F_DUMP, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
 
@@ -97,6 +97,15 @@ impl NftSocket {
         let get = network.requests(Verb::GetElement, 0);
         let answer = self.channel.exchange(&get, |reply| known.extend(keys(reply)));
         Ok(or_absent(answer.map_err(Error::from))?.is_some() && network.is_in(&known))
+    }
+
+    /// Whether nobody has taken rules out of the table.
+    pub(crate) fn has_its_rules(&mut self) -> Result<bool> {
+        let what = format!("list rules of nftables table inet {TABLE}");
+        let dump = message(Verb::GetRule, NLM_F_DUMP, Attributes::new().text(1, TABLE), what);
+        let mut count = 0;
+        self.channel.exchange(&[dump], |_| count += 1)?;
+        Ok(count >= layout::rules().len())
     }
 
     /// What there is of the table, and what it knows of the network: both with one question, which every pod asks.

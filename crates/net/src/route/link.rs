@@ -17,15 +17,18 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_QDISC: u16 = 6;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
 /// `struct ifinfomsg`.
-const LINK_HEADER: usize = 16;
+pub(super) const LINK_HEADER: usize = 16;
 
 /// What the kernel says about a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,10 @@ pub(crate) struct Link {
     pub(crate) filters_vlans: bool,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub(crate) peer: Option<u32>,
+    /// Whether what leaves it is limited by a token bucket.
+    pub(crate) shaped: bool,
+    /// Whether it is a port of a bridge that reaches no other port of this kind.
+    pub(crate) isolated: bool,
 }
 
 /// What a link is like besides its addresses; nothing of it is the kernel's default.
@@ -192,6 +199,8 @@ impl Link {
             kind: None,
             filters_vlans: false,
             peer: None,
+            shaped: false,
+            isolated: false,
         };
         for (kind, value) in attributes(body.get(LINK_HEADER..)?) {
             match kind {
@@ -202,12 +211,15 @@ impl Link {
                 }
                 IFLA_MTU => link.mtu = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_MASTER => link.controller = value.try_into().ok().map(u32::from_ne_bytes),
+                IFLA_QDISC => link.shaped = value == b"tbf\0",
                 IFLA_LINKINFO => {
                     let find = |wanted| attributes(value).find(|(kind, _)| *kind == wanted).map(|(_, v)| v);
                     link.kind = find(IFLA_INFO_KIND).map(text);
                     let data = find(IFLA_INFO_DATA).filter(|_| link.kind.as_deref() == Some("bridge"));
                     link.filters_vlans = attributes(data.unwrap_or_default())
                         .any(|(kind, value)| kind == IFLA_BR_VLAN_FILTERING && value != [0]);
+                    link.isolated = attributes(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default())
+                        .any(|(kind, value)| kind == IFLA_BRPORT_ISOLATED && value == [1]);
                 }
                 _ => {}
             }

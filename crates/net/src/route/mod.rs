@@ -27,7 +27,7 @@ pub use veth::PodAddress;
 pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way};
 
 /// Loopback is the first link of every network namespace.
-const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;

@@ -6,15 +6,19 @@ use dunnage_sys::Errno;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeFlag, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, InfoVlan,
-    LinkAttribute, LinkInfo, LinkMessage,
+    LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
 };
 
-use super::{Link, RTM_NEWLINK, RouteSocket, request};
-use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request};
+use super::link::LINK_HEADER;
+use super::{Link, RTM_GETLINK, RTM_NEWLINK, RouteSocket, request};
+use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
 use crate::{Bridging, IfName, Mac, Result};
 
 const RTM_SETLINK: u16 = 19;
 const RTM_DELLINK: u16 = 17;
+const IFLA_AF_SPEC: u16 = 26;
+/// `IFLA_BRIDGE_VLAN_INFO`.
+const VLAN_INFO: u16 = 2;
 
 impl RouteSocket {
     /// Lets a bridge keep VLANs apart.
@@ -34,6 +38,23 @@ impl RouteSocket {
     /// Puts a port into the VLANs of its network, in one datagram.
     pub(crate) fn join_vlans(&mut self, port: u32, name: &IfName, bridging: &Bridging) -> Result<()> {
         Ok(self.channel.exchange(&port_vlans(port, name, bridging), |_| {})?)
+    }
+
+    /// The VLANs that a port is in.
+    pub(crate) fn vlans(&mut self, port: u32) -> Result<Vec<u16>> {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan])];
+        // The kernel tells of one port only when it tells of all.
+        let dump = request(RTM_GETLINK, NLM_F_DUMP, &message, "list ports of bridges".to_owned());
+        let mut found = Vec::new();
+        self.channel.exchange(&[dump], |reply| {
+            let index = reply.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+            if index == Some(port) {
+                found.extend(joined(reply));
+            }
+        })?;
+        Ok(found)
     }
 
     /// Makes the host's link into a VLAN of the bridge.
@@ -64,6 +85,15 @@ impl RouteSocket {
         let create = request(RTM_NEWLINK, flags, &message, format!("create VLAN link {name}"));
         Ok(self.channel.exchange(&[create], |_| {})?)
     }
+}
+
+/// The VLANs in what the kernel tells of a port.
+fn joined(reply: &[u8]) -> Vec<u16> {
+    let specs = attributes(reply.get(LINK_HEADER..).unwrap_or_default());
+    let specs = specs.filter(|(kind, _)| *kind == IFLA_AF_SPEC);
+    let entries = specs.flat_map(|(_, spec)| attributes(spec)).filter(|(kind, _)| *kind == VLAN_INFO);
+    // struct bridge_vlan_info: flags, then the VLAN.
+    entries.filter_map(|(_, entry)| Some(u16::from_ne_bytes(entry.get(2..4)?.try_into().ok()?))).collect()
 }
 
 fn port_vlans(port: u32, name: &IfName, bridging: &Bridging) -> Vec<Request> {
@@ -140,6 +170,18 @@ mod tests {
                 (request.kind, entries.collect())
             })
             .collect()
+    }
+
+    #[test]
+    fn vlans_are_read_from_what_the_kernel_tells_of_a_port() {
+        let mut reply = vec![0; 16];
+        // IFLA_MTU; then IFLA_AF_SPEC, nested: flags of the bridge, VLANs 1 and 7.
+        reply.extend([8, 0, 4, 0, 220, 5, 0, 0]);
+        reply.extend([
+            28, 0, 26, 0x80, 8, 0, 0, 0, 2, 0, 0, 0, 8, 0, 2, 0, 6, 0, 1, 0, 8, 0, 2, 0, 0, 0, 7, 0,
+        ]);
+        assert_eq!(joined(&reply), [1, 7]);
+        assert_eq!(joined(&reply[..10]), [0; 0]);
     }
 
     #[test]
