@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 
 use crate::attachment::Attachment;
@@ -10,7 +11,7 @@ use crate::host::{FORWARD4, FORWARD6, Host};
 use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::nft::PodPorts;
 use crate::route::{LOOPBACK, Link, RouteSocket};
-use crate::work::{Work, is_alone};
+use crate::work::Work;
 use crate::{HostPorts, IfName, Mode, Netns, PodNetwork, PodRequest, Result};
 
 impl PodNetwork {
@@ -267,4 +268,9 @@ impl Work<'_> {
             "nftables table inet dunnage has lost rules; once it is deleted, the next ADD makes it anew";
         Ok((!self.host.nft.has_its_rules()?).then(|| lost.to_owned()))
     }
+}
+
+/// Whether it is one address.
+fn is_alone(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
 }

@@ -319,8 +319,3 @@ fn pod_mac(ranges: &Ranges, segments: &Segments, address: Ipv4Addr, address6: Op
     let range = segments.position(address6.into()).map_or(0, |range| u8::try_from(range).unwrap_or(0));
     Mac::of_pod(end_of(address6)).in_range(range)
 }
-
-/// Whether it is one address.
-pub(crate) fn is_alone(net: &ipnet::IpNet) -> bool {
-    net.prefix_len() == net.max_prefix_len()
-}
