@@ -50,11 +50,17 @@ impl Host {
 
     /// Makes what is missing and gives the index of the bridge, if the network has one.
     ///
-    /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
-    pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>) -> Result<Option<u32>> {
+    /// The table comes first: its guard must stand before the bridge lets loopback addresses pass. Where it has to be
+    /// made for the first pod, nobody else may have a route into the subnets.
+    pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>, first: bool) -> Result<Option<u32>> {
         let elements = self.elements(leases);
-        let anew = !elements.is_empty() && self.nft.ensure(&elements)?;
-        if anew {
+        let lack = if elements.is_empty() { None } else { self.nft.lacks(&elements)? };
+        let anew = lack.is_some();
+        if let Some(lack) = lack {
+            if first {
+                self.check_routes()?;
+            }
+            self.nft.make(&elements, lack)?;
             self.restore_ports(leases)?;
         }
         let bridge = match self.config.mode {
@@ -161,7 +167,7 @@ impl Host {
     }
 
     /// Somebody else's network in a subnet of ours would lose packets to it, or take them away.
-    pub(crate) fn check_routes(&mut self) -> Result<()> {
+    fn check_routes(&mut self) -> Result<()> {
         let nets = self.config.ranges.nets();
         let inside = |other: &IpNet| other.prefix_len() > 0 && nets.iter().any(|net| net.contains(other));
         for route in self.route.routes()?.iter().filter(|route| inside(&route.destination)) {

@@ -212,9 +212,9 @@ fn attach(
 ) -> Result<Attachment> {
     undo.clean_up()?;
     undo.fit_ranges()?;
-    if undo.leases.is_empty() {
+    let first = undo.leases.is_empty();
+    if first {
         undo.push("remove the network", |work| work.remove_if_unused().map(drop));
-        undo.host.check_routes()?;
     }
     let mut lease = undo.reserve(owner, netns, request)?;
     let reserved = lease.clone();
@@ -225,7 +225,7 @@ fn attach(
     // Refused before anything is made; opened when everything is.
     PodPorts::new(&request.ports, lease.address4(), lease.given.address6)?;
     let Work { host, leases } = &mut **undo;
-    let bridge = host.ensure(leases)?;
+    let bridge = host.ensure(leases, first)?;
 
     if let Some(pod) = checked_pod(&lease) {
         let undone = pod.clone();

@@ -35,15 +35,34 @@ pub(crate) struct Elements {
     pub(crate) bridge: Option<IfName>,
 }
 
+/// How a table is not as a network wants it.
+#[derive(Debug)]
+pub(crate) struct Lack {
+    found: Found,
+    /// What it knows and should not.
+    stale: Elements,
+}
+
 impl NftSocket {
     /// Makes sure that the table is there and knows the network. Whether it did not before.
     pub(crate) fn ensure(&mut self, network: &Elements) -> Result<bool> {
+        match self.lacks(network)? {
+            Some(lack) => self.make(network, lack).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// What keeps the table from being as the network wants it, if anything.
+    pub(crate) fn lacks(&mut self, network: &Elements) -> Result<Option<Lack>> {
         let (found, known) = self.look(network)?;
         let mut stale = network.unmasqueraded();
         stale.masqueraded.retain(|net| knows(&known, [MASQ4, MASQ6], *net));
-        if found == Found::Current && network.is_in(&known) && stale.masqueraded.is_empty() {
-            return Ok(false);
-        }
+        let as_wanted = found == Found::Current && network.is_in(&known) && stale.masqueraded.is_empty();
+        Ok((!as_wanted).then_some(Lack { found, stale }))
+    }
+
+    /// Makes the table as the network wants it.
+    pub(crate) fn make(&mut self, network: &Elements, Lack { found, stale }: Lack) -> Result<()> {
         let mut requests = match found {
             Found::Current => Vec::new(),
             Found::Nothing => layout::requests(),
@@ -69,7 +88,7 @@ impl NftSocket {
                 name: network.pods.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
                 reason: "overlaps that of another pod network of this host".to_owned(),
             }),
-            done => Ok(done.map(|()| true)?),
+            done => Ok(done?),
         }
     }
 
