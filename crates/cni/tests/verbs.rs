@@ -651,3 +651,15 @@ fn pods_are_masqueraded_as_long_as_the_configuration_says_so() {
         assert!(masqueraded());
     });
 }
+
+#[test]
+fn a_network_that_was_routed_has_its_bridge_guarded_once_it_is_bridged() {
+    on_fresh_host(|world| {
+        let [routed, bridged] = ["routed", "bridged"].map(|mode| world.config_with(&json!({"mode": mode})));
+        let [one, two] = ["one", "two"].map(|name| world.pod(name));
+        world.add(&one, &routed);
+        assert!(!nft("list set inet dunnage bridges").contains("cni0"));
+        world.add(&two, &bridged);
+        assert!(nft("list set inet dunnage bridges").contains("cni0"));
+    });
+}

@@ -54,10 +54,11 @@ impl NftSocket {
 
     /// What keeps the table from being as the network wants it, if anything.
     pub(crate) fn lacks(&mut self, network: &Elements) -> Result<Option<Lack>> {
-        let (found, known) = self.look(network)?;
+        let Look { found, known, whole } = self.look(network)?;
         let mut stale = network.unmasqueraded();
         stale.masqueraded.retain(|net| knows(&known, [MASQ4, MASQ6], *net));
-        let as_wanted = found == Found::Current && network.is_in(&known) && stale.masqueraded.is_empty();
+        let knows = whole && network.is_in(&known);
+        let as_wanted = found == Found::Current && knows && stale.masqueraded.is_empty();
         Ok((!as_wanted).then_some(Lack { found, stale }))
     }
 
@@ -103,7 +104,7 @@ impl NftSocket {
 
     /// Removes the table with everything in it; when it is not there, that is a success.
     pub(crate) fn remove_table(&mut self) -> Result<()> {
-        if self.look(&Elements::default())?.0 == Found::Nothing {
+        if self.look(&Elements::default())?.found == Found::Nothing {
             return Ok(());
         }
         or_absent(self.transact(vec![delete()]).map_err(Error::from))?;
@@ -128,7 +129,7 @@ impl NftSocket {
     }
 
     /// What there is of the table, and what it knows of the network: both with one question, which every pod asks.
-    fn look(&mut self, network: &Elements) -> Result<(Found, Vec<Known>)> {
+    fn look(&mut self, network: &Elements) -> Result<Look> {
         let table = Attributes::new().text(1, TABLE);
         let get = message(Verb::GetTable, 0, table, format!("look up nftables table inet {TABLE}"));
         let mut all = vec![get];
@@ -145,10 +146,10 @@ impl NftSocket {
             known.extend(keys(reply));
         });
         match answer {
-            Ok(()) => Ok((Found::by(&comment)?, known)),
+            Ok(()) => Ok(Look { found: Found::by(&comment)?, known, whole: true }),
             Err(Failed { index: 0, error }) => {
                 or_absent(Err::<(), _>(error))?;
-                Ok((Found::Nothing, Vec::new()))
+                Ok(Look { found: Found::Nothing, known, whole: false })
             }
             Err(Failed { error, .. }) => {
                 let found = Found::by(&comment)?;
@@ -156,10 +157,18 @@ impl NftSocket {
                 if found == Found::Current {
                     or_absent(Err::<(), _>(error))?;
                 }
-                Ok((found, known))
+                Ok(Look { found, known, whole: false })
             }
         }
     }
+}
+
+/// What the kernel has told of a network.
+struct Look {
+    found: Found,
+    known: Vec<Known>,
+    /// Whether it knew everything that it was asked for, the bridge included.
+    whole: bool,
 }
 
 /// What there is of the table's name.
