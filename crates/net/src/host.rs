@@ -158,7 +158,7 @@ impl Host {
     /// Opens the ports of running pods again after somebody flushed the table.
     pub(crate) fn restore_ports(&mut self, leases: &LockedLeases<'_>) -> Result<()> {
         for lease in leases.leases()?.iter().filter(|lease| lease.state == LeaseState::Active) {
-            let ports = leases.kept_ports(lease.slot);
+            let ports = leases.kept_ports(lease);
             if !ports.is_empty() {
                 self.nft.restore_ports(&PodPorts::new(&ports, lease.address4(), lease.given.address6)?)?;
             }

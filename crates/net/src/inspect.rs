@@ -33,7 +33,7 @@ impl PodNetwork {
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         let mut found = work.host_differences(&attachment, request)?;
         found.extend(work.table_differences()?);
-        let ports = with_kept(&request.ports, work.leases.kept_ports(lease.slot));
+        let ports = with_kept(&request.ports, work.leases.kept_ports(&lease));
         let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         found.extend(work.host.nft.wrong_ports(&ports)?);
         if let Some(pod) = checked_pod(&lease)
@@ -150,7 +150,7 @@ impl PodNetwork {
         let none = || Ok(vec![format!("{owner} has no address lease")]);
         let Some(leases) = self.store.lock_existing()? else { return none() };
         let Some(lease) = leases.find(owner)? else { return none() };
-        let ports = with_kept(ports, leases.kept_ports(lease.slot));
+        let ports = with_kept(ports, leases.kept_ports(&lease));
         let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         self.host.nft.wrong_ports(&ports)
     }

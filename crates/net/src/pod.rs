@@ -91,7 +91,7 @@ impl PodNetwork {
         let mut undo = Undo::new(Work { host: &mut self.host, leases });
         let lease = undo.leases.find(owner)?;
         let lease = lease.ok_or_else(|| refuse("which is not attached to the network"))?;
-        if !undo.leases.kept_ports(lease.slot).is_empty() {
+        if !undo.leases.kept_ports(&lease).is_empty() {
             return Err(refuse("which has some already"));
         }
         let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
@@ -290,9 +290,9 @@ fn open_ports(undo: &mut Undo<Work<'_>>, lease: &Lease, ports: &HostPorts) -> Re
         return Ok(());
     }
     let elements = PodPorts::new(ports, lease.address4(), lease.given.address6)?;
-    let slot = lease.slot;
-    undo.push("forget the host ports", move |work| work.leases.forget_ports(slot));
-    undo.leases.keep_ports(slot, ports)?;
+    let opened = lease.clone();
+    undo.push("forget the host ports", move |work| work.leases.forget_ports(&opened));
+    undo.leases.keep_ports(lease, ports)?;
     let undone = elements.clone();
     undo.push("close the host ports", move |work| work.host.nft.close_ports(&undone));
     undo.host.nft.add_ports(&elements)
