@@ -10,6 +10,10 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::range::Ranges;
 use crate::{Error, IfName, NetworkName, Result};
 
+/// IPv6 vanishes from a link with a smaller MTU, IPv4 likewise (RFC 8200, RFC 791).
+pub(crate) const IPV6_MTU: u32 = 1280;
+const IPV4_MTU: u32 = 68;
+
 /// How pods reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
@@ -200,8 +204,7 @@ impl NetworkConfig {
             return Err(Error::Invalid { what: "interface left", value, reason: "has no use of addresses" });
         }
         self.bridging.check_vlans()?;
-        // IPv6 vanishes from a device below 1280, IPv4 below 68 (RFC 8200, RFC 791).
-        let smallest = if self.ranges.has_family(false) { 1280 } else { 68 };
+        let smallest = if self.ranges.has_family(false) { IPV6_MTU } else { IPV4_MTU };
         match self.mtu {
             Some(mtu) if !(smallest..=65_535).contains(&mtu) => {
                 Err(Error::Invalid { what: "mtu", value: mtu.to_string(), reason: "is out of range" })

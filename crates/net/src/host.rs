@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 
 use crate::attachment::HOST_END;
+use crate::config::IPV6_MTU;
 use crate::lease::{LeaseState, LockedLeases};
 use crate::mac::end_of;
 use crate::netns::Home;
@@ -34,7 +35,8 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn open(config: NetworkConfig) -> Result<Self> {
-        let ipv6 = sysctl::has_ipv6();
+        // Which a link with a smaller MTU does without (RFC 8200).
+        let ipv6 = sysctl::has_ipv6() && config.mtu.is_none_or(|mtu| mtu >= IPV6_MTU);
         if !ipv6 && let Some(range) = config.ranges.first_range(false) {
             let reason = "this kernel has IPv6 switched off";
             return Err(Error::Invalid { what: "subnet", value: range.subnet.to_string(), reason });
@@ -86,6 +88,11 @@ impl Host {
     /// Takes back all of [`Self::ensure`] that was made for the subnets of the leases, and the lease table.
     pub(crate) fn remove(&mut self, leases: &mut LockedLeases<'_>) -> Result<()> {
         let mut elements = self.elements(leases);
+        // Once it had no pods, a network of another name can have come there.
+        let others = leases.subnets_of_others()?;
+        for nets in [&mut elements.pods, &mut elements.masqueraded] {
+            nets.retain(|net| !others.iter().any(|(other, _)| other == net));
+        }
         if self.config.mode == Mode::Bridged {
             // Also where the network itself had no use of it: whoever shared the bridge may be gone.
             elements.bridge = self.gateway_link().ok();

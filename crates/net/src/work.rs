@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use dunnage_sys::Errno;
+use ipnet::IpNet;
 
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
 use crate::frames::checked_pod;
@@ -42,11 +43,33 @@ impl Work<'_> {
 
     /// Goes over to the wanted ranges: anew once nobody has an address, and otherwise beside those that pods have.
     pub(crate) fn fit_ranges(&mut self) -> Result<()> {
-        if self.leases.fits()? {
+        let fits = self.leases.fits()?;
+        if !fits || self.leases.is_empty() {
+            self.refuse_shared_subnets(fits)?;
+        }
+        if fits {
             return Ok(());
         }
         self.sweep()?;
         if self.remove_if_unused()? { self.leases.renew() } else { self.leases.extend() }
+    }
+
+    /// Two networks would give the same addresses, and links are named after these. Whoever has pods stays; a table that
+    /// was only just begun goes.
+    fn refuse_shared_subnets(&mut self, fits: bool) -> Result<()> {
+        let wanted = self.host.config.ranges.nets();
+        let meets =
+            |net: &IpNet| wanted.iter().find(|wanted| wanted.contains(net) || net.contains(*wanted)).copied();
+        let others = self.leases.subnets_of_others()?;
+        let Some((net, other)) = others.iter().find_map(|(net, name)| Some((meets(net)?, name))) else {
+            return Ok(());
+        };
+        if fits {
+            self.leases.hand_over_switched()?;
+            self.leases.remove()?;
+        }
+        let reason = format!("overlaps that of another pod network of this host: {other} has pods there");
+        Err(Error::Foreign { what: "subnet", name: net.to_string(), reason })
     }
 
     /// Reserves an address. What the dead have left is swept when there is no other, or when the owner itself

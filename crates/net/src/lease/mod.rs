@@ -50,6 +50,7 @@ mod host_local;
 mod index;
 mod kept_ports;
 mod locked;
+mod others;
 mod record;
 mod slots;
 mod store;

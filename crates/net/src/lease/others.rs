@@ -1,0 +1,34 @@
+//! The other networks of a host: in which subnets they have pods.
+
+use std::fs::File;
+use std::path::Path;
+
+use dunnage_sys::Call;
+use ipnet::IpNet;
+
+use super::file::TableFile;
+use super::header::{self, Header};
+use super::locked::LockedLeases;
+use super::slots::Slots;
+use crate::Result;
+
+impl LockedLeases<'_> {
+    /// The subnets of other networks of the directory that have pods, each with the name of its network.
+    pub(crate) fn subnets_of_others(&self) -> Result<Vec<(IpNet, String)>> {
+        let mut all = Vec::new();
+        for (path, header) in self.table.others()? {
+            if has_leases(&path, &header)? {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                all.extend(header.segments.nets().into_iter().map(|net| (net, name.clone())));
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn has_leases(path: &Path, header: &Header) -> Result<bool> {
+    let file = TableFile::new(File::open(path).call(|| format!("open {}", path.display()))?, path.to_owned());
+    let mut page = [0; header::SIZE];
+    file.read(&mut page, 0)?;
+    Ok(!Slots::new(file, &page, header.segments.slots()).used()?.is_empty())
+}
