@@ -46,7 +46,9 @@ impl Routes {
             let missing: Vec<PodRoute> = PodRoute::defaults().into_iter().filter(missing).collect();
             all.extend(missing);
         }
-        all.extend(self.to_pods.iter().copied().map(PodRoute::to));
+        let listed =
+            |net: &IpNet| self.listed.iter().any(|route| route.destination == *net && route.table.is_none());
+        all.extend(self.to_pods.iter().filter(|net| !listed(net)).copied().map(PodRoute::to));
         all
     }
 

@@ -21,8 +21,18 @@ fn on_a_bridge(config: NetworkConfig) -> NetworkConfig {
     NetworkConfig { mode: Mode::Bridged, bridging, ..config }
 }
 
-/// Attaches to a spoilt host or pod, first with no other pod there, then with one, and compares.
+/// Attaches to a spoilt host or pod.
 fn fails_and_leaves_nothing(ports: &[HostPort], spoil: impl Fn(&TestNetns) + Send + Sync, expect: &str) {
+    fails_by_its_configuration(std::convert::identity, ports, spoil, expect);
+}
+
+/// First with no other pod there, then with one, and compares. The others come by what is fine.
+fn fails_by_its_configuration(
+    mistake: fn(NetworkConfig) -> NetworkConfig,
+    ports: &[HostPort],
+    spoil: impl Fn(&TestNetns) + Send + Sync,
+    expect: &str,
+) {
     for (others, change) in [
         (0, std::convert::identity as fn(_) -> _),
         (1, std::convert::identity),
@@ -30,8 +40,10 @@ fn fails_and_leaves_nothing(ports: &[HostPort], spoil: impl Fn(&TestNetns) + Sen
         (1, on_a_bridge),
     ] {
         on_fresh_host(|world| {
-            let mut network = PodNetwork::open(change(world.config())).unwrap();
+            let config = change(world.config());
+            let mut network = PodNetwork::open(config.clone()).unwrap();
             let others: Vec<_> = (0..others).map(|i| world.pod(&mut network, &format!("other{i}"))).collect();
+            let mut network = PodNetwork::open(mistake(config)).unwrap();
             let netns = world.netns("pod");
             spoil(&netns);
             let before = (world.census(), inside(&netns), network.leases().unwrap());
@@ -58,22 +70,14 @@ fn a_link_in_the_pod_with_the_wanted_name() {
 }
 
 #[test]
-fn a_default_route_in_the_pod() {
-    let spoil = |netns: &TestNetns| {
-        netns
-            .0
-            .run(|| {
-                ip("link add other type veth peer name left");
-                ip("link set left up");
-                ip("addr add 198.51.100.1/24 dev other");
-                // `up` of loopback is undone by nobody: a namespace without it is of no use.
-                ip("link set lo up");
-                ip("link set other up");
-                ip("route add default via 198.51.100.2");
-            })
-            .unwrap();
+fn a_route_that_is_listed_twice() {
+    let twice = |config: NetworkConfig| {
+        let routes = [config.routes.clone(), config.routes].concat();
+        NetworkConfig { routes, ..config }
     };
-    fails_and_leaves_nothing(&[], spoil, "add default route via 10.88.0.1: EEXIST");
+    // `up` of loopback is undone by nobody: a namespace without it is of no use.
+    let spoil = |netns: &TestNetns| netns.0.run(|| drop(ip("link set lo up"))).unwrap();
+    fails_by_its_configuration(twice, &[], spoil, "add default route via 10.88.0.1: EEXIST");
 }
 
 #[test]

@@ -90,7 +90,9 @@ pub(super) fn pod_route(index: u32, to: &PodRoute, gateway: IpAddr) -> Request {
         0 => "default route".to_owned(),
         _ => format!("route to {}", to.destination),
     };
-    request(RTM_NEWROUTE, MAKE, &message, format!("add {destination} via {gateway}"))
+    // A pod may have the same destination by another network already: as with the reference plugins IPv4 then goes by
+    // the last one, and IPv6 by both.
+    request(RTM_NEWROUTE, NLM_F_CREATE, &message, format!("add {destination} via {gateway}"))
 }
 
 /// One address is behind this link; what the host itself sends there comes from `source`.

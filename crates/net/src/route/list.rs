@@ -15,6 +15,7 @@ const RT_TABLE_MAIN: u32 = 254;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const IFLA_EXT_MASK: u16 = 29;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -100,7 +101,7 @@ impl RouteSocket {
             let mut body = vec![0; 12];
             body[0] = family;
             let get = self.dump(RTM_GETROUTE, body, "list routes");
-            self.channel.exchange(&[get], |reply| found.extend(route(reply)))?;
+            self.channel.exchange(&[get], |reply| found.extend(routes(reply)))?;
         }
         Ok(found)
     }
@@ -149,6 +150,28 @@ fn address(reply: &[u8]) -> Option<IpNet> {
     let (family, prefix) = (*reply.first()?, *reply.get(1)?);
     let find = |wanted| attributes(reply.get(8..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     net(family, find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?, prefix)
+}
+
+/// An entry for each next hop.
+fn routes(reply: &[u8]) -> Vec<RouteEntry> {
+    let Some(entry) = route(reply) else { return Vec::new() };
+    let hops = attributes(reply.get(12..).unwrap_or_default()).find(|(kind, _)| *kind == RTA_MULTIPATH);
+    match hops {
+        Some((_, hops)) => next_hops(hops)
+            .map(|hop| RouteEntry { link: Some(hop), gateway: None, ..entry.clone() })
+            .collect(),
+        None => vec![entry],
+    }
+}
+
+/// The links of a list of `struct rtnexthop`: length, flags, weight, link, and attributes.
+fn next_hops(mut list: &[u8]) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*list.first_chunk()?));
+        let link = list.get(4..8)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+        list = list.get(length.max(8).next_multiple_of(4)..).unwrap_or_default();
+        link
+    })
 }
 
 fn route(reply: &[u8]) -> Option<RouteEntry> {
