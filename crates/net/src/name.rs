@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::{Error, Result};
 
 /// Longest interface name, without the NUL (`IFNAMSIZ - 1`).
-const IFNAME_MAX: usize = 15;
+pub(crate) const IFNAME_MAX: usize = 15;
 
 /// The name of a network interface: 1 to 15 bytes, as `dev_valid_name` of the kernel wants it, and without
 /// `%`, which the kernel would replace by a number.

@@ -8,12 +8,15 @@ use dunnage_sys::netns::NetnsId;
 use super::kept_ports;
 use crate::name::check_file_name;
 use crate::segment::is_placeholder;
-use crate::{Error, HostPorts, IfName, Mac, Result};
+use crate::{HostPorts, IfName, Mac, Result};
 
 /// Bytes of a record.
 pub(super) const SIZE: usize = 192;
 const NAMES_AT: usize = 80;
 const NAMES_MAX: usize = 96;
+/// Longest id that is written as it is: that of a container of containerd. nerdctl puts the namespace before it.
+const ID_MAX: usize = 76;
+const _: () = assert!(ID_MAX + crate::name::IFNAME_MAX <= NAMES_MAX);
 
 const HAS_IPV6: u8 = 1;
 const IMPORTED: u8 = 2;
@@ -30,18 +33,15 @@ pub struct Owner {
 
 impl Owner {
     /// # Errors
-    /// [`Error::Invalid`] when `id` has other characters than letters, digits, `_`, `.` and `-`, or is longer
-    /// than 76 bytes, which is the limit of containerd.
+    /// [`Error::Invalid`] when `id` has other characters than letters, digits, `_`, `.` and `-`, or more than 1024.
+    /// One that is longer than a record has room for is known by its beginning and a checksum.
     pub fn new(id: &str, ifname: IfName) -> Result<Self> {
-        check_file_name("container id", id, 76)?;
-        if id.len() + ifname.as_str().len() > NAMES_MAX {
-            return Err(Error::Invalid {
-                what: "container id",
-                value: id.to_owned(),
-                reason: "with the interface name longer than 96 bytes",
-            });
-        }
-        Ok(Self { id: id.to_owned(), ifname })
+        check_file_name("container id", id, 1024)?;
+        let id = match id.get(..ID_MAX - 17).filter(|_| id.len() > ID_MAX) {
+            Some(beginning) => format!("{beginning}-{:016x}", checksum(&[id.as_bytes()])),
+            None => id.to_owned(),
+        };
+        Ok(Self { id, ifname })
     }
 
     /// The container or pod.
@@ -387,8 +387,11 @@ mod tests {
     #[test]
     fn an_owner_that_does_not_fit_is_refused() {
         let ifname: IfName = "eth0".parse().unwrap();
-        assert!(Owner::new(&"a".repeat(77), ifname.clone()).is_err());
+        assert!(Owner::new(&"a".repeat(1025), ifname.clone()).is_err());
         assert!(Owner::new("../x", ifname.clone()).is_err());
-        assert!(Owner::new(&"a".repeat(76), ifname).is_ok());
+        assert_eq!(Owner::new(&"a".repeat(76), ifname.clone()).unwrap().id(), "a".repeat(76));
+        let long = |end| Owner::new(&format!("{}{end}", "a".repeat(76)), ifname.clone()).unwrap();
+        assert_eq!(long("b").id().len(), ID_MAX);
+        assert_ne!(long("b"), long("c"));
     }
 }
