@@ -10,8 +10,8 @@ use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
 
-/// Longest text that the kernel keeps beside a link (`IFALIASZ - 1`).
-const ALIAS_MAX: usize = 255;
+/// Longest text that the kernel takes to keep beside a link (`IFALIASZ`, less the NUL there and that of the message).
+const ALIAS_MAX: usize = 254;
 
 const RUNTIME_KEYS: &[&str] = &[
     "portMappings",
@@ -97,8 +97,9 @@ fn port(fields: &Fields<'_>) -> Result<HostPort> {
         Error::config(format!("{} {name:?} is not a protocol with ports", fields.at("protocol")))
             .because("there are tcp, udp and sctp")
     })?;
+    let host_ip: Option<IpAddr> = fields.parsed("hostIP")?;
     Ok(HostPort {
-        host_ip: fields.parsed("hostIP")?,
+        host_ip: host_ip.map(|ip| ip.to_canonical()),
         host_port: number("hostPort")?,
         container_port: number("containerPort")?,
         protocol,
@@ -161,6 +162,9 @@ fn bandwidth(fields: &Fields<'_>, runtime: Option<&Fields<'_>>) -> Result<(Optio
         Some(runtime) => runtime.object("bandwidth")?,
         None => None,
     };
+    if let Some(of_runtime) = &of_runtime {
+        of_runtime.refuse_others(&["ingressRate", "ingressBurst", "egressRate", "egressBurst"])?;
+    }
     let fields = of_runtime.as_ref().unwrap_or(fields);
     let shape = |rate, burst| {
         let (rate_bits, burst) = (fields.number::<u64>(rate)?, fields.number::<u64>(burst)?);

@@ -214,6 +214,7 @@ fn dns(fields: &Fields<'_>) -> Result<Value> {
     if let Some(runtime) = fields.object("runtimeConfig")?
         && let Some(dns) = runtime.object("dns")?
     {
+        dns.refuse_others(&["servers", "searches", "options"])?;
         let (servers, searches) = (dns.texts("servers")?, dns.texts("searches")?);
         return told_dns(servers, None, searches, dns.texts("options")?);
     }
@@ -238,7 +239,9 @@ fn told_dns(
     options: Vec<String>,
 ) -> Result<Value> {
     for server in &servers {
-        if server.parse::<IpAddr>().is_err() {
+        // That of a link has the link behind it.
+        let address = server.split_once('%').map_or(server.as_str(), |(address, _)| address);
+        if address.parse::<IpAddr>().is_err() {
             return Err(Error::config(format!("dns: {server:?} is not the address of a name server")));
         }
     }

@@ -71,7 +71,7 @@ impl From<dunnage_net::Error> for Error {
             Net::Exhausted { .. } => (TRY_AGAIN, "addresses come back when pods are deleted, or by GC"),
             Net::PortTaken { .. } | Net::Taken { .. } => (IN_USE, ""),
             Net::Attached { .. } => (EXISTS, "ADD may follow only after DEL"),
-            Net::NotNetns(_) => (INVALID_NETNS, ""),
+            Net::NotNetns(_) | Net::OwnNetns(_) => (INVALID_NETNS, ""),
             Net::Invalid { .. } | Net::Foreign { .. } => (INVALID_CONFIG, ""),
             Net::Damaged { .. } => (
                 IO,
@@ -80,7 +80,7 @@ impl From<dunnage_net::Error> for Error {
             other if lacks_support(other) => {
                 (KERNEL, "is a kernel module missing, such as nf_tables, veth or bridge?")
             }
-            other if other.kind() == Kind::Exists => {
+            Net::Refused { what, .. } if reason.kind() == Kind::Exists && what.starts_with("create veth") => {
                 (EXISTS, "is an interface of that name in the pod already?")
             }
             _ => (KERNEL, ""),

@@ -186,7 +186,7 @@ fn a_broken_environment_or_stdin_is_told() {
         assert_eq!(with("CNI_NETNS", "/etc/hostname").0, 8);
         let host = world.host();
         let (code, msg, _) = with("CNI_NETNS", host.path().to_str().unwrap());
-        assert_eq!((code, msg.contains("is that of the host")), (7, true), "{msg}");
+        assert_eq!((code, msg.contains("is that of the host")), (8, true), "{msg}");
         let answer = world.run_command(Command::new(PLUGIN), "ADD", &pod.variables(), "{\"cniVersion\": ");
         assert_eq!(answer.error().0, 6);
         let answer = world.run_command(Command::new(PLUGIN), "ADD", &pod.variables(), "[]");

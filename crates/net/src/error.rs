@@ -47,8 +47,11 @@ pub enum Error {
         reason: &'static str,
     },
     /// The path is not a network namespace (any more).
-    #[error("{} is not a network namespace: nothing is mounted there", .0.display())]
+    #[error("{} is not a network namespace: nothing is mounted there, or something else", .0.display())]
     NotNetns(PathBuf),
+    /// The path is the network namespace of the host itself.
+    #[error("network namespace {} is that of the host", .0.display())]
+    OwnNetns(PathBuf),
     /// Every address of the network is leased.
     #[error("no free address in {subnet}: {used} of {total} are leased")]
     Exhausted {
@@ -138,7 +141,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::LeftBehind { error, .. } => error.kind(),
-            Self::Invalid { .. } | Self::Foreign { .. } => Kind::Invalid,
+            Self::Invalid { .. } | Self::Foreign { .. } | Self::OwnNetns(_) => Kind::Invalid,
             Self::NotNetns(_) => Kind::NotFound,
             Self::Attached { .. } => Kind::Exists,
             Self::Exhausted { .. } | Self::Taken { .. } | Self::PortTaken { .. } => Kind::Unavailable,

@@ -80,19 +80,27 @@ pub(crate) fn end_of(address: Ipv6Addr) -> Ipv4Addr {
 impl FromStr for Mac {
     type Err = Error;
 
-    /// Six bytes in hexadecimal with colons between them; not a group address, and not all zeroes, which the
-    /// kernel would refuse.
+    /// Six bytes in hexadecimal with colons or dashes between them, or three pairs with dots; not a group address, and
+    /// not all zeroes, which the kernel would refuse.
     fn from_str(text: &str) -> Result<Self> {
         let invalid = |reason| Error::Invalid { what: "link-layer address", value: text.to_owned(), reason };
-        let byte = |part: &str| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2);
-        let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
-        let bytes = bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+        let bytes =
+            [(':', 2), ('-', 2), ('.', 4)].into_iter().find_map(|(mark, digits)| bytes(text, mark, digits));
         let bytes = bytes.ok_or_else(|| invalid("is not six bytes like 02:00:5e:10:00:01"))?;
         if bytes[0] & 1 != 0 || bytes == [0; 6] {
             return Err(invalid("is not the address of one interface"));
         }
         Ok(Self(bytes))
     }
+}
+
+/// Six bytes that are written with a mark behind each so many digits.
+fn bytes(text: &str, mark: char, digits: usize) -> Option<[u8; 6]> {
+    let parts: Vec<&str> = text.split(mark).collect();
+    let sound = |part: &&str| part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u64::from_str_radix(&parts.concat(), 16).ok().filter(|_| parts.iter().all(sound))?;
+    let bytes = number.to_be_bytes();
+    (parts.len() * digits == 12).then_some(bytes).and_then(|bytes| bytes.last_chunk().copied())
 }
 
 impl fmt::Display for Mac {
@@ -110,8 +118,14 @@ mod tests {
     fn an_address_reads_back_and_what_no_interface_can_have_is_refused() {
         let mac: Mac = "02:00:5E:10:00:ff".parse().unwrap();
         assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
+        for other in ["02-00-5e-10-00-FF", "0200.5e10.00ff"] {
+            assert_eq!(other.parse::<Mac>().unwrap(), mac);
+        }
         for bad in [
             "",
+            "02:00-5e:10:00:ff",
+            "02005e1000ff",
+            "+2:00:5e:10:00:ff",
             "02:00:5e:10:00",
             "02:00:5e:10:00:ff:01",
             "2:0:5e:10:0:1",

@@ -66,8 +66,7 @@ impl PodNetwork {
     /// wanted, [`Error::PortTaken`] when another pod has a host port.
     pub fn attach_pod(&mut self, owner: &Owner, netns: &Netns, request: &PodRequest) -> Result<Attachment> {
         if netns.id() == self.host.home.id() {
-            let value = netns.path().display().to_string();
-            return Err(Error::Invalid { what: "network namespace", value, reason: "is that of the host" });
+            return Err(Error::OwnNetns(netns.path().to_owned()));
         }
         let leases = self.store.lock()?;
         let mut undo = Undo::new(Work { host: &mut self.host, leases });

@@ -4,18 +4,21 @@
 //! that ends soon: going back can fail, and a thread left in the wrong namespace poisons all that runs on it.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, open, openat, unlink};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
+use crate::raw::outcome_of_int;
 use crate::{Call, Errno, Error, Result};
 
 const THREAD_NETNS: &CStr = c"/proc/thread-self/ns/net";
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
+/// `NS_GET_NSTYPE` of linux/nsfs.h (since 4.11): the flag of clone(2) for this kind of namespace.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// What tells one namespace from every other one of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,13 +56,19 @@ pub fn own() -> Result<OwnedFd> {
         .call(|| "open /proc/thread-self/ns/net")
 }
 
-/// Tells which namespace an open descriptor is, or `None` when it is a plain file: the pin was unmounted.
+/// Tells which namespace an open descriptor is, or `None` when it is a plain file, because the pin was unmounted, or
+/// another kind of namespace.
 ///
 /// # Errors
-/// `fstatfs` or `fstat` failed.
+/// `fstatfs`, `ioctl` or `fstat` failed.
 pub fn identify(fd: impl AsFd) -> Result<Option<NetnsId>> {
     let kind = fstatfs(fd.as_fd()).call(|| "statfs a network namespace")?;
     if u64::try_from(kind.f_type) != Ok(NSFS_MAGIC) {
+        return Ok(None);
+    }
+    // SAFETY: the request has no argument.
+    let kind = outcome_of_int(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), NS_GET_NSTYPE) });
+    if Ok(libc::CLONE_NEWNET) != kind.call(|| "ask for the kind of a namespace")?.try_into() {
         return Ok(None);
     }
     let stat = fstat(fd.as_fd()).call(|| "stat a network namespace")?;
@@ -134,5 +143,6 @@ mod tests {
         assert_eq!(pin(&path).unwrap_err().errno(), Errno::EXIST);
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
         assert_eq!(identify(std::fs::File::open(&path).unwrap()).unwrap(), None);
+        assert_eq!(identify(std::fs::File::open("/proc/self/ns/mnt").unwrap()).unwrap(), None);
     }
 }
