@@ -17,6 +17,8 @@ use crate::{Error, IfName, LinkOptions, Mac, Mode, NetworkConfig, Result, sysctl
 
 pub(crate) const FORWARD4: &str = "ipv4/ip_forward";
 pub(crate) const FORWARD6: &str = "ipv6/conf/all/forwarding";
+/// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
+const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
 /// Bits kept in the lease table: which switches were off before.
 const SWITCHED_FORWARD4: u32 = 1;
 const SWITCHED_FORWARD6: u32 = 2;
@@ -183,6 +185,13 @@ impl Host {
             None => Ok(self.config.bridge.clone()),
             Some(vlan) => format!("{}.{vlan}", self.config.bridge).parse(),
         }
+    }
+
+    /// Whether frames may leave by the port they came from: with br_netfilter a frame of a pod to its own host port is
+    /// redirected while it is still in the bridge, and has to.
+    pub(crate) fn sends_back(&self) -> bool {
+        let asked = self.config.bridging.hairpin;
+        asked.unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0"))
     }
 
     /// Opens the ports of running pods again after somebody flushed the table.

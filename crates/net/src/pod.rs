@@ -15,9 +15,6 @@ use crate::{
     Error, HostPort, HostPorts, IfName, LinkOptions, Mode, Netns, NetworkConfig, PodRequest, Result, sysctl,
 };
 
-/// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
-const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
-
 /// One pod network, in the network namespace of the thread that opened it; to be used by threads of that namespace.
 #[derive(Debug)]
 pub struct PodNetwork {
@@ -255,12 +252,8 @@ fn configure_host_end(
     let bridging = &host.config.bridging;
     let way = match host.config.mode {
         Mode::Routed => Way::Route { pod_mac: attachment.mac },
-        // With br_netfilter a frame of a pod to its own host port is redirected while it is still in the
-        // bridge, and has to leave by the port it came from.
         Mode::Bridged => Way::Port {
-            hairpin: bridging
-                .hairpin
-                .unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0")),
+            hairpin: host.sends_back(),
             isolated: bridging.isolated,
             sole: host.config.checks_sources().then_some(attachment.mac),
         },
