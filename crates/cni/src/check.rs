@@ -20,10 +20,7 @@ pub(crate) fn run(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     };
     if conf.role == Role::Addition {
         // The plugin before is this one, and has compared everything else.
-        return network
-            .wrong_ports(owner, &conf.request.ports)
-            .map_err(Error::from)
-            .and_then(|wrong| verdict(&wrong));
+        return verdict(&network.addition_differences(owner, &netns, &conf.request)?);
     }
     let mut found = result::missing(told, environment.netns_path(), &attachment)?;
     found.extend(network.differences(owner, &netns, &conf.request)?);

@@ -79,6 +79,11 @@ impl Bridging {
         self.vlan.is_some() || !self.trunk.is_empty()
     }
 
+    /// The VLANs that a pod is to be in, with a tag or without.
+    pub(crate) fn vlans(&self) -> impl Iterator<Item = u16> {
+        self.trunk.iter().cloned().flatten().chain(self.vlan)
+    }
+
     fn check_vlans(&self) -> Result<()> {
         const ALL: RangeInclusive<u16> = 1..=4094;
         let invalid = |value: String, reason| Err(Error::Invalid { what: "VLAN", value, reason });

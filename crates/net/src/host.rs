@@ -18,6 +18,8 @@ use crate::{Error, IfName, LinkOptions, Mac, Mode, NetworkConfig, Result, sysctl
 
 pub(crate) const FORWARD4: &str = "ipv4/ip_forward";
 pub(crate) const FORWARD6: &str = "ipv6/conf/all/forwarding";
+/// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
+const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
 /// Bits kept in the lease table: which switches were off before.
 const SWITCHED_FORWARD4: u32 = 1;
 const SWITCHED_FORWARD6: u32 = 2;
@@ -50,21 +52,13 @@ impl Host {
         })
     }
 
-    /// Makes what is missing and gives the index of the bridge, if the network has one.
+    /// Makes what is missing, but for a table that [`Self::relies_on_table`], and gives the index of the bridge, if the
+    /// network has one.
     ///
-    /// The table comes first: its guard must stand before the bridge lets loopback addresses pass. Where it has to be
-    /// made for the first pod, nobody else may have a route into the subnets.
+    /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
     pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>, first: bool) -> Result<Option<u32>> {
         let elements = self.elements(leases);
-        let lack = if elements.is_empty() { None } else { self.nft.lacks(&elements)? };
-        let anew = lack.is_some();
-        if let Some(lack) = lack {
-            if first {
-                self.check_routes()?;
-            }
-            self.nft.make(&elements, lack)?;
-            self.restore_ports(leases)?;
-        }
+        let anew = !self.relies_on_table(first) && self.ensure_table(leases, &elements, first)?;
         let bridge = match self.config.mode {
             Mode::Bridged => Some(self.ensure_bridge(anew)?),
             Mode::Routed => None,
@@ -76,6 +70,44 @@ impl Host {
             self.switch_on(leases, family == AddressFamily::Inet6)?;
         }
         Ok(bridge)
+    }
+
+    /// Whether the table is thought to be as the network wants it until the pod's own elements are added. A network that
+    /// is not masqueraded has to look whether it was, and one with a bridge whether the guard stands.
+    fn relies_on_table(&self, first: bool) -> bool {
+        !first && self.config.masquerade && self.config.mode == Mode::Routed
+    }
+
+    /// Whether the table was not as the network wants it, and is now. Where it has to be made for the first pod, nobody
+    /// else may have a route into the subnets.
+    fn ensure_table(&mut self, leases: &LockedLeases<'_>, elements: &Elements, first: bool) -> Result<bool> {
+        if elements.is_empty() {
+            return Ok(false);
+        }
+        let Some(lack) = self.nft.lacks(elements)? else { return Ok(false) };
+        if first {
+            self.check_routes()?;
+        }
+        self.nft.make(elements, lack)?;
+        self.restore_ports(leases)?;
+        Ok(true)
+    }
+
+    /// Adds the host ports of a pod that is being attached, all or none, to a table that is as the network wants it then.
+    pub(crate) fn add_ports(
+        &mut self,
+        leases: &LockedLeases<'_>,
+        ports: &PodPorts,
+        first: bool,
+    ) -> Result<()> {
+        let elements = self.elements(leases);
+        if self.relies_on_table(first) && !elements.is_empty() {
+            if self.nft.add_ports_to(&elements, ports)? {
+                return Ok(());
+            }
+            self.ensure_table(leases, &elements, first)?;
+        }
+        if ports.is_empty() { Ok(()) } else { self.nft.add_ports(ports) }
     }
 
     /// Those of the pods' addresses.
@@ -160,6 +192,13 @@ impl Host {
             None => Ok(self.config.bridge.clone()),
             Some(vlan) => format!("{}.{vlan}", self.config.bridge).parse(),
         }
+    }
+
+    /// Whether frames may leave by the port they came from: with br_netfilter a frame of a pod to its own host port is
+    /// redirected while it is still in the bridge, and has to.
+    pub(crate) fn sends_back(&self) -> bool {
+        let asked = self.config.bridging.hairpin;
+        asked.unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0"))
     }
 
     /// Opens the ports of running pods again after somebody flushed the table.

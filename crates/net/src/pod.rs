@@ -15,9 +15,6 @@ use crate::{
     Error, HostPort, HostPorts, IfName, LinkOptions, Mode, Netns, NetworkConfig, PodRequest, Result, sysctl,
 };
 
-/// Whether bridged frames pass the rules for IP (module br_netfilter, which Kubernetes long asked for).
-const BRIDGE_NETFILTER: &str = "bridge/bridge-nf-call-iptables";
-
 /// One pod network, in the network namespace of the thread that opened it; to be used by threads of that namespace.
 #[derive(Debug)]
 pub struct PodNetwork {
@@ -97,7 +94,7 @@ impl PodNetwork {
         if undo.host.config.mode == Mode::Routed && ports.open_to_loopback() {
             undo.host.route.route_localnet(&attachment.host_ifname)?;
         }
-        match open_ports(&mut undo, &lease, ports) {
+        match open_ports(&mut undo, &lease, ports, false) {
             Ok(()) => {
                 undo.commit();
                 Ok(())
@@ -240,7 +237,7 @@ fn attach(
     // it. Asking settles that at once (since 6.8), so that the pod's first packet is not lost.
     undo.host.route.settle(&attachment.host_ifname)?;
 
-    open_ports(undo, &lease, &request.ports)?;
+    open_ports(undo, &lease, &request.ports, first)?;
     undo.leases.set_state(&mut lease, LeaseState::Active)?;
     Ok(attachment)
 }
@@ -254,12 +251,8 @@ fn configure_host_end(
     let bridging = &host.config.bridging;
     let way = match host.config.mode {
         Mode::Routed => Way::Route { pod_mac: attachment.mac },
-        // With br_netfilter a frame of a pod to its own host port is redirected while it is still in the
-        // bridge, and has to leave by the port it came from.
         Mode::Bridged => Way::Port {
-            hairpin: bridging
-                .hairpin
-                .unwrap_or_else(|| sysctl::read(BRIDGE_NETFILTER).is_ok_and(|on| on != "0")),
+            hairpin: host.sends_back(),
             isolated: bridging.isolated,
             sole: host.config.checks_sources().then_some(attachment.mac),
         },
@@ -283,18 +276,19 @@ fn configure_host_end(
     }
 }
 
-/// Redirects the host ports. For clients on the host's loopback the pod's link lets addresses of it pass.
-fn open_ports(undo: &mut Undo<Work<'_>>, lease: &Lease, ports: &HostPorts) -> Result<()> {
-    if ports.is_empty() {
-        return Ok(());
-    }
+/// Redirects the host ports, and has the firewall know the network. For clients on the host's loopback the pod's link
+/// lets addresses of it pass.
+fn open_ports(undo: &mut Undo<Work<'_>>, lease: &Lease, ports: &HostPorts, first: bool) -> Result<()> {
     let elements = PodPorts::new(ports, lease.address4(), lease.given.address6)?;
-    let opened = lease.clone();
-    undo.push("forget the host ports", move |work| work.leases.forget_ports(&opened));
-    undo.leases.keep_ports(lease, ports)?;
-    let undone = elements.clone();
-    undo.push("close the host ports", move |work| work.host.nft.close_ports(&undone));
-    undo.host.nft.add_ports(&elements)
+    if !ports.is_empty() {
+        let opened = lease.clone();
+        undo.push("forget the host ports", move |work| work.leases.forget_ports(&opened));
+        undo.leases.keep_ports(lease, ports)?;
+        let undone = elements.clone();
+        undo.push("close the host ports", move |work| work.host.nft.close_ports(&undone));
+    }
+    let Work { host, leases } = &mut **undo;
+    host.add_ports(leases, &elements, first)
 }
 
 /// Configures the pod's end, with a socket of the pod's namespace.

@@ -4,7 +4,7 @@ use dunnage_sys::Errno;
 use ipnet::IpNet;
 
 use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6};
-use super::{Attributes, NftSocket, TABLE, Verb, message};
+use super::{Attributes, NftSocket, PodPorts, TABLE, Verb, message};
 use crate::channel::{Failed, NLM_F_CREATE, NLM_F_DUMP, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
@@ -90,6 +90,19 @@ impl NftSocket {
                 reason: "overlaps that of another pod network of this host".to_owned(),
             }),
             done => Ok(done?),
+        }
+    }
+
+    /// Adds host ports, all or none, to a table that is thought to be as the network wants it. Whether it is; where
+    /// nothing of it has to be taken back, that costs less than to look beforehand.
+    pub(crate) fn add_ports_to(&mut self, network: &Elements, ports: &PodPorts) -> Result<bool> {
+        let mut requests = vec![layout::of_this_layout()];
+        requests.extend(network.requests(Verb::NewElement, NLM_F_CREATE));
+        let known = requests.len();
+        match self.add_ports_behind(requests, ports) {
+            // Missing, or known in another way.
+            Err(Failed { index, error }) if index < known && is_lacking(&error) => Ok(false),
+            added => Ok(added.map(|()| true)?),
         }
     }
 
@@ -299,6 +312,11 @@ pub(super) fn elements(verb: Verb, flags: u16, set: &str, list: &[Attributes]) -
         _ => "look up in",
     };
     message(verb, flags, attributes, format!("{what} nftables set {set}"))
+}
+
+/// Whether a table or a set is missing, or has part of an interval.
+fn is_lacking(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY))
 }
 
 /// Whether a transaction failed because an element is there with another value.

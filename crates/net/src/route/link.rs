@@ -19,14 +19,19 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_QDISC: u16 = 6;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
-const IFLA_BRPORT_ISOLATED: u16 = 33;
+/// `IFLA_BRPORT_*`; the first is called `MODE`.
+const HAIRPIN: u16 = 4;
+const LEARNING: u16 = 8;
+const ISOLATED: u16 = 33;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
+const IFF_ALLMULTI: u32 = 0x200;
 /// `struct ifinfomsg`.
 pub(super) const LINK_HEADER: usize = 16;
 
@@ -37,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) up: bool,
     pub(crate) promiscuous: bool,
+    pub(crate) all_multicast: bool,
+    pub(crate) queue_length: Option<u32>,
     pub(crate) mtu: Option<u32>,
     /// Index of the bridge it is a port of.
     pub(crate) controller: Option<u32>,
@@ -50,6 +57,10 @@ pub(crate) struct Link {
     pub(crate) shaped: bool,
     /// Whether it is a port of a bridge that reaches no other port of this kind.
     pub(crate) isolated: bool,
+    /// Whether it is a port by which a frame may leave that came from there.
+    pub(crate) hairpin: bool,
+    /// Whether it is a port whose bridge learns what is behind it.
+    pub(crate) learns: bool,
 }
 
 /// What a link is like besides its addresses; nothing of it is the kernel's default.
@@ -193,6 +204,8 @@ impl Link {
             index: word(4)?,
             up: word(8)? & IFF_UP != 0,
             promiscuous: word(8)? & IFF_PROMISC != 0,
+            all_multicast: word(8)? & IFF_ALLMULTI != 0,
+            queue_length: None,
             mtu: None,
             controller: None,
             mac: None,
@@ -201,6 +214,8 @@ impl Link {
             peer: None,
             shaped: false,
             isolated: false,
+            hairpin: false,
+            learns: false,
         };
         for (kind, value) in attributes(body.get(LINK_HEADER..)?) {
             match kind {
@@ -209,6 +224,7 @@ impl Link {
                 IFLA_LINK => {
                     link.peer = value.try_into().ok().map(u32::from_ne_bytes).filter(|index| *index != 0);
                 }
+                IFLA_TXQLEN => link.queue_length = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_MTU => link.mtu = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_MASTER => link.controller = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_QDISC => link.shaped = value == b"tbf\0",
@@ -218,8 +234,14 @@ impl Link {
                     let data = find(IFLA_INFO_DATA).filter(|_| link.kind.as_deref() == Some("bridge"));
                     link.filters_vlans = attributes(data.unwrap_or_default())
                         .any(|(kind, value)| kind == IFLA_BR_VLAN_FILTERING && value != [0]);
-                    link.isolated = attributes(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default())
-                        .any(|(kind, value)| kind == IFLA_BRPORT_ISOLATED && value == [1]);
+                    for (kind, value) in attributes(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default()) {
+                        match kind {
+                            HAIRPIN => link.hairpin = value == [1],
+                            LEARNING => link.learns = value == [1],
+                            ISOLATED => link.isolated = value == [1],
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }

@@ -12,6 +12,9 @@ use crate::{Error, Result};
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const RT_TABLE_MAIN: u32 = 254;
+/// `RTN_UNICAST`, `RTN_UNREACHABLE`.
+const UNICAST: u8 = 1;
+const UNREACHABLE: u8 = 7;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
@@ -106,6 +109,21 @@ impl RouteSocket {
         Ok(found)
     }
 
+    /// The nets that are unreachable where no other route of the main table leads.
+    pub(crate) fn unreachable(&mut self) -> Result<Vec<IpNet>> {
+        let mut found = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            // struct rtmsg: the type is the only one that is asked for, where the kernel can choose.
+            let mut body = vec![0; 12];
+            (body[0], body[7]) = (family, UNREACHABLE);
+            let get = self.dump(RTM_GETROUTE, body, "list unreachable routes");
+            self.channel.exchange(&[get], |reply| {
+                found.extend(route(reply, UNREACHABLE).map(|route| route.destination));
+            })?;
+        }
+        Ok(found)
+    }
+
     /// Removes links by their index, which nobody else gets soon. Those that are gone already are a success.
     pub(crate) fn delete_at(&mut self, index: u32) -> Result<()> {
         let mut body = vec![0; 4];
@@ -154,7 +172,7 @@ fn address(reply: &[u8]) -> Option<IpNet> {
 
 /// An entry for each next hop.
 fn routes(reply: &[u8]) -> Vec<RouteEntry> {
-    let Some(entry) = route(reply) else { return Vec::new() };
+    let Some(entry) = route(reply, UNICAST) else { return Vec::new() };
     let hops = attributes(reply.get(12..).unwrap_or_default()).find(|(kind, _)| *kind == RTA_MULTIPATH);
     match hops {
         Some((_, hops)) => next_hops(hops)
@@ -174,15 +192,13 @@ fn next_hops(mut list: &[u8]) -> impl Iterator<Item = u32> {
     })
 }
 
-fn route(reply: &[u8]) -> Option<RouteEntry> {
-    /// `RTN_UNICAST`.
-    const UNICAST: u8 = 1;
+fn route(reply: &[u8], wanted: u8) -> Option<RouteEntry> {
     let (family, prefix) = (*reply.first()?, *reply.get(1)?);
     let find =
         |wanted| attributes(reply.get(12..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let word = |wanted| find(wanted)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
     let table = word(RTA_TABLE).or_else(|| reply.get(4).map(|table| u32::from(*table)))?;
-    if table != RT_TABLE_MAIN || *reply.get(7)? != UNICAST {
+    if table != RT_TABLE_MAIN || *reply.get(7)? != wanted {
         return None;
     }
     let zeroes: &[u8] = if family == AF_INET { &[0; 4] } else { &[0; 16] };
@@ -191,7 +207,8 @@ fn route(reply: &[u8]) -> Option<RouteEntry> {
     Some(RouteEntry { destination, link: word(RTA_OIF), gateway })
 }
 
-fn net(family: u8, value: &[u8], prefix: u8) -> Option<IpNet> {
+/// An address of a family, with a prefix length.
+pub(super) fn net(family: u8, value: &[u8], prefix: u8) -> Option<IpNet> {
     match family {
         AF_INET => {
             let bytes: [u8; 4] = value.try_into().ok()?;

@@ -7,6 +7,7 @@ mod conf;
 mod ip;
 mod link;
 mod list;
+mod neighbour;
 mod qdisc;
 mod veth;
 mod vlan;
@@ -21,7 +22,8 @@ use crate::channel::{Channel, Request};
 
 pub use link::LinkOptions;
 pub(crate) use link::{Bridge, Link};
-pub(crate) use list::Probe;
+pub(crate) use list::{Listed, Probe};
+pub(crate) use neighbour::{Neighbour, Place};
 pub use qdisc::Shape;
 pub use veth::PodAddress;
 pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way};
@@ -39,6 +41,7 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
+const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWQDISC: u16 = 36;
 
 /// A route netlink socket, bound to the network namespace it was opened in.
