@@ -37,6 +37,11 @@ impl<'a> Fields<'a> {
         exact.or_else(any_case).filter(|value| !value.is_null())
     }
 
+    /// Whether the key is there, be it null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// A text that is not empty.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         let Some(value) = self.get(key) else { return Ok(None) };

@@ -44,9 +44,11 @@ fn what(lease: &Lease) -> String {
     }
 }
 
-/// A list that is missing is not an empty one: nothing is taken from anybody by mistake.
+/// A list that is missing is not an empty one: nothing is taken from anybody by mistake. One that is null is: so a
+/// runtime in Go says that nothing is valid, as CRI-O does of a node that has no pod yet.
 fn valid(fields: &Fields<'_>) -> Result<HashSet<Owner>> {
-    let key = KEYS.into_iter().find(|key| fields.get(key).is_some());
+    let filled = KEYS.into_iter().find(|key| fields.get(key).is_some());
+    let key = filled.or_else(|| KEYS.into_iter().find(|key| fields.has(key)));
     let key = key.ok_or_else(|| Error::config(format!("{} is missing", KEYS[0])))?;
     let mut keep = HashSet::new();
     for attachment in fields.objects(key)? {

@@ -208,6 +208,22 @@ fn container_ids_of_any_length_are_told_apart() {
 }
 
 #[test]
+fn gc_knows_a_list_that_is_null_from_one_that_is_missing() {
+    on_fresh_host(|world| {
+        let pod = world.pod("pod");
+        let config = world.config_with(&json!({"cniVersion": "1.1.0"}));
+        world.add(&pod, &config);
+        assert_eq!(world.run_alone("GC", &config).error().0, 7);
+        assert!(ip("route").contains("10.88.0.2 dev"));
+        let mut nothing = config;
+        nothing["cni.dev/valid-attachments"] = Value::Null;
+        let answer = world.run_alone("GC", &nothing);
+        assert!(answer.success, "{answer:?}");
+        assert!(!ip("route").contains("10.88.0.2 dev"));
+    });
+}
+
+#[test]
 fn pods_of_host_local_with_long_ids_keep_their_addresses() {
     on_fresh_host(|world| {
         let dir = world.path("host-local").join("net");
