@@ -66,7 +66,7 @@ impl Work<'_> {
 
     /// The host ports that do not lead to the lease's pod, be they said or kept.
     pub(super) fn port_differences(&mut self, lease: &Lease, said: &HostPorts) -> Result<Vec<String>> {
-        let ports = with_kept(said, self.leases.kept_ports(&lease));
+        let ports = with_kept(said, self.leases.kept_ports(lease));
         let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         self.host.nft.wrong_ports(&ports)
     }
