@@ -1,6 +1,6 @@
 //! ADD: gives a container its interface.
 
-use dunnage_net::{LinkOptions, PodNetwork};
+use dunnage_net::{Detached, LinkOptions, PodNetwork};
 
 use crate::conf::{Conf, Role};
 use crate::env::Environment;
@@ -30,7 +30,10 @@ fn attach(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     }
     let told = result::of_attachment(conf, environment, &attachment).and_then(|result| output::json(&result));
     // A runtime that did not hear of the interface does not know it: nothing may be left.
-    told.inspect_err(|_| drop(network.detach(owner)))
+    told.inspect_err(|_| {
+        let detached = network.release(owner, None);
+        let _ = detached.map(|detached| detached.map(Detached::destroy));
+    })
 }
 
 /// Behind itself in the list, in the place of `portmap`, `bandwidth`, `tuning` or `firewall`.

@@ -208,6 +208,21 @@ fn container_ids_of_any_length_are_told_apart() {
 }
 
 #[test]
+fn a_pod_that_nobody_hears_of_is_not_attached() {
+    on_fresh_host(|world| {
+        let (first, pod) = (world.pod("first"), world.pod("pod"));
+        world.add(&first, &world.config());
+        let before = world.census();
+        let mut deaf = std::process::Command::new("sh");
+        deaf.args(["-c", "exec \"$0\" >/dev/full", world::PLUGIN]);
+        let answer = world.run_command(deaf, "ADD", &pod.variables(), &world.config().to_string());
+        assert!(!answer.success);
+        assert_eq!(world.census(), before);
+        assert!(!pod.run(|| ip("-o link")).contains("eth0"));
+    });
+}
+
+#[test]
 fn gc_knows_a_list_that_is_null_from_one_that_is_missing() {
     on_fresh_host(|world| {
         let pod = world.pod("pod");
