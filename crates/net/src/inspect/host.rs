@@ -36,8 +36,7 @@ impl Work<'_> {
             Mode::Routed => self.route_differences(attachment, link.index)?,
         });
         let families = self.host.families();
-        let forwards = self.host.route.close_nets(&[], &families)?;
-        for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
+        for family in self.host.route.unforwarded(&families)? {
             let switch = if family == AddressFamily::Inet { FORWARD4 } else { FORWARD6 };
             found.push(format!("the host does not forward: /proc/sys/net/{switch} is 0"));
         }
@@ -66,7 +65,7 @@ impl Work<'_> {
 
     /// The host ports that do not lead to the lease's pod, be they said or kept.
     pub(super) fn port_differences(&mut self, lease: &Lease, said: &HostPorts) -> Result<Vec<String>> {
-        let ports = with_kept(said, self.leases.kept_ports(&lease));
+        let ports = with_kept(said, self.leases.kept_ports(lease));
         let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         self.host.nft.wrong_ports(&ports)
     }
