@@ -56,20 +56,17 @@ impl Host {
     /// network has one.
     ///
     /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
-    pub(crate) fn ensure(&mut self, leases: &mut LockedLeases<'_>, first: bool) -> Result<Option<u32>> {
-        let elements = self.elements(leases);
-        let anew = !self.relies_on_table(first) && self.ensure_table(leases, &elements, first)?;
-        let bridge = match self.config.mode {
-            Mode::Bridged => Some(self.ensure_bridge(anew)?),
-            Mode::Routed => None,
-        };
-        let closed = if bridge.is_some() { &[] } else { &elements.pods[..] };
-        let families = self.families();
-        let forwards = self.route.close_nets(closed, &families)?;
-        for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
-            self.switch_on(leases, family == AddressFamily::Inet6)?;
+    pub(crate) fn ensure(
+        &mut self,
+        leases: &LockedLeases<'_>,
+        elements: &Elements,
+        first: bool,
+    ) -> Result<Option<u32>> {
+        let anew = !self.relies_on_table(first) && self.ensure_table(leases, elements, first)?;
+        match self.config.mode {
+            Mode::Bridged => self.ensure_bridge(anew).map(Some),
+            Mode::Routed => Ok(None),
         }
-        Ok(bridge)
     }
 
     /// Whether the table is thought to be as the network wants it until the pod's own elements are added. A network that
@@ -97,15 +94,15 @@ impl Host {
     pub(crate) fn add_ports(
         &mut self,
         leases: &LockedLeases<'_>,
+        elements: &Elements,
         ports: &PodPorts,
         first: bool,
     ) -> Result<()> {
-        let elements = self.elements(leases);
         if self.relies_on_table(first) && !elements.is_empty() {
-            if self.nft.add_ports_to(&elements, ports)? {
+            if self.nft.add_ports_to(elements, ports)? {
                 return Ok(());
             }
-            self.ensure_table(leases, &elements, first)?;
+            self.ensure_table(leases, elements, first)?;
         }
         if ports.is_empty() { Ok(()) } else { self.nft.add_ports(ports) }
     }
@@ -146,7 +143,8 @@ impl Host {
     }
 
     /// Switches forwarding on, which is off, and writes down first that it was.
-    fn switch_on(&self, leases: &mut LockedLeases<'_>, ipv6: bool) -> Result<()> {
+    pub(crate) fn switch_on(&self, leases: &mut LockedLeases<'_>, family: AddressFamily) -> Result<()> {
+        let ipv6 = family == AddressFamily::Inet6;
         if ipv6 {
             keep_router_advertisements()?;
         }

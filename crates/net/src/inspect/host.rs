@@ -36,8 +36,7 @@ impl Work<'_> {
             Mode::Routed => self.route_differences(attachment, link.index)?,
         });
         let families = self.host.families();
-        let forwards = self.host.route.close_nets(&[], &families)?;
-        for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
+        for family in self.host.route.unforwarded(&families)? {
             let switch = if family == AddressFamily::Inet { FORWARD4 } else { FORWARD6 };
             found.push(format!("the host does not forward: /proc/sys/net/{switch} is 0"));
         }

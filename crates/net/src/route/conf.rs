@@ -45,25 +45,37 @@ impl RouteSocket {
         Ok(self.channel.exchange(&[set], |_| {})?)
     }
 
-    /// Makes all addresses of the nets unreachable that have no route of their own (again is fine), and tells of each
-    /// family whether the host forwards its packets: with one datagram, because every pod asks both.
-    pub(crate) fn close_nets(&mut self, nets: &[IpNet], families: &[AddressFamily]) -> Result<Vec<bool>> {
-        let closed = nets.iter().map(|net| unreachable(RTM_NEWROUTE, MAKE, *net).unless(Errno::EXIST));
-        let all: Vec<Request> = closed.chain(families.iter().map(|family| forwarding(*family))).collect();
-        let mut found = Vec::new();
-        self.channel.exchange(&all, |reply| {
-            let body = reply.get(NETCONF_HEADER..).unwrap_or_default();
-            let value = attributes(body).find(|(kind, _)| *kind == NETCONFA_FORWARDING);
-            found.extend(value.map(|(_, value)| value.iter().any(|byte| *byte != 0)));
-        })?;
-        match found.len() == families.len() {
-            true => Ok(found),
-            false => Err(Error::Answer { what: FORWARDS.to_owned(), reason: "no forwarding in it" }),
-        }
+    /// The families of which the host does not forward packets.
+    pub(crate) fn unforwarded(&mut self, families: &[AddressFamily]) -> Result<Vec<AddressFamily>> {
+        let all: Vec<Request> = families.iter().copied().map(ask_forwarding).collect();
+        let mut answers = Vec::new();
+        self.channel.exchange(&all, |reply| answers.extend(forwards(reply)))?;
+        without(families, &answers)
     }
 }
 
-fn forwarding(family: AddressFamily) -> Request {
+/// Makes all addresses of a net unreachable that have no route of their own; again is fine.
+pub(super) fn close_net(net: IpNet) -> Request {
+    unreachable(RTM_NEWROUTE, MAKE, net).unless(Errno::EXIST)
+}
+
+/// What an answer to [`ask_forwarding`] says.
+pub(super) fn forwards(reply: &[u8]) -> Option<bool> {
+    let mut all = attributes(reply.get(NETCONF_HEADER..)?);
+    let (_, value) = all.find(|(kind, _)| *kind == NETCONFA_FORWARDING)?;
+    Some(value.iter().any(|byte| *byte != 0))
+}
+
+/// Those families to which the answer was no.
+pub(super) fn without(families: &[AddressFamily], answers: &[bool]) -> Result<Vec<AddressFamily>> {
+    if answers.len() != families.len() {
+        return Err(Error::Answer { what: FORWARDS.to_owned(), reason: "no forwarding in it" });
+    }
+    Ok(families.iter().zip(answers).filter(|(_, forwards)| !**forwards).map(|(family, _)| *family).collect())
+}
+
+/// Asks whether the host forwards packets of a family.
+pub(super) fn ask_forwarding(family: AddressFamily) -> Request {
     let mut body = vec![u8::from(family), 0, 0, 0];
     body.extend(attribute(NETCONFA_IFINDEX, &ALL.to_ne_bytes()));
     Request::new(RTM_GETNETCONF, 0, body, FORWARDS.to_owned())

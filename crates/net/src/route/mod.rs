@@ -56,7 +56,7 @@ impl RouteSocket {
         Ok(Self { channel: Channel::open(Subsystem::Route)? })
     }
 
-    /// Takes back what [`Self::close_nets`] did for a net; again is fine.
+    /// Takes back what [`conf::close_net`] did for a net; again is fine.
     pub(crate) fn open_net(&mut self, net: IpNet) -> Result<()> {
         self.send(ip::unreachable(RTM_DELROUTE, 0, net).unless(Errno::SRCH))
     }
