@@ -319,3 +319,44 @@ fn values_are_read_as_other_programs_write_them() {
         assert_eq!(world.add(&pod, &other)["interfaces"][1]["mac"], "02:11:22:33:44:56");
     });
 }
+
+/// What is written, however it is laid out; some versions of `nft` have names for priorities.
+fn words(ruleset: &str) -> Vec<&str> {
+    let number = |word| match word {
+        "dstnat" => "-100",
+        "srcnat" => "100",
+        "raw" => "-300",
+        word => word,
+    };
+    ruleset
+        .split(|char: char| char.is_whitespace() || char == ';')
+        .filter(|word| !word.is_empty())
+        .map(number)
+        .collect()
+}
+
+/// Sets and maps that nothing is in are left out in the document.
+fn without_empty_ones(table: &str) -> String {
+    let mut kept = String::new();
+    for part in table.split_inclusive("\n\t}\n") {
+        let is_empty = part.contains("\n\t\ttype ") && !part.contains("hook") && !part.contains("elements");
+        let head =
+            part.split_once("\tset ").or_else(|| part.split_once("\tmap ")).map_or("", |(head, _)| head);
+        kept += if is_empty { head } else { part };
+    }
+    kept
+}
+
+#[test]
+fn the_table_reads_as_it_is_documented() {
+    on_fresh_host(|world| {
+        let document = include_str!("../../../docs/networking.md");
+        let (_, rest) = document.split_once("```\ntable inet dunnage {").unwrap();
+        let (documented, _) = rest.split_once("```").unwrap();
+        let ports = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80}]});
+        world.add(&world.pod("pod"), &world.config_with(&json!({"runtimeConfig": ports})));
+        let table = nft("list table inet dunnage");
+        let documented = format!("table inet dunnage {{{documented}");
+        assert_eq!(words(&without_empty_ones(&table)), words(&documented), "{table}");
+    });
+}
