@@ -208,6 +208,20 @@ fn container_ids_of_any_length_are_told_apart() {
 }
 
 #[test]
+fn status_says_that_the_bridge_is_something_else() {
+    on_fresh_host(|world| {
+        let config = world.config_with(&json!({"cniVersion": "1.1.0", "mode": "bridged"}));
+        world.run_alone("STATUS", &config).ok();
+        ip("link add cni0 type veth peer name other");
+        let (code, _, details) = world.run_alone("STATUS", &config).error();
+        assert_eq!((code, details.as_str()), (50, "link cni0 exists and is not a bridge"));
+        ip("link del cni0");
+        world.add(&world.pod("pod"), &config);
+        world.run_alone("STATUS", &config).ok();
+    });
+}
+
+#[test]
 fn a_pod_that_nobody_hears_of_is_not_attached() {
     on_fresh_host(|world| {
         let (first, pod) = (world.pod("first"), world.pod("pod"));

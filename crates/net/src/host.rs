@@ -235,16 +235,23 @@ impl Host {
         Ok(())
     }
 
+    /// The bridge, if it is there and nothing else has its name.
+    pub(crate) fn bridge(&mut self) -> Result<Option<Link>> {
+        let name = &self.config.bridge;
+        match self.route.link(name)? {
+            Some(link) if link.kind.as_deref() != Some("bridge") => {
+                let reason = "is not a bridge".to_owned();
+                Err(Error::Foreign { what: "link", name: name.to_string(), reason })
+            }
+            link => Ok(link),
+        }
+    }
+
     fn ensure_bridge(&mut self, again: bool) -> Result<u32> {
-        let name = self.config.bridge.clone();
-        let link = match self.route.link(&name)? {
+        let link = match self.bridge()? {
             Some(link) => link,
             None => self.create_bridge()?,
         };
-        if link.kind.as_deref() != Some("bridge") {
-            let reason = "is not a bridge".to_owned();
-            return Err(Error::Foreign { what: "link", name: name.to_string(), reason });
-        }
         let lets_vlans_mix = self.config.bridging.has_vlans() && !link.filters_vlans;
         // It comes up last, so a bridge of ours that is up has its addresses.
         if again || !link.up || !link.mac.is_some_and(Mac::is_of_bridge) || lets_vlans_mix {

@@ -9,7 +9,7 @@ use crate::attachment::Attachment;
 use crate::frames::checked_pod;
 use crate::lease::{LeaseKind, LeaseState, Owner};
 use crate::work::Work;
-use crate::{HostPorts, Netns, PodNetwork, PodRequest, Result};
+use crate::{HostPorts, Mode, Netns, PodNetwork, PodRequest, Result};
 
 impl PodNetwork {
     /// What differs from what the owner was given: a sentence for each difference. Routes and addresses that
@@ -67,6 +67,9 @@ impl PodNetwork {
     /// What attaching would fail with.
     pub fn health(&mut self) -> Result<()> {
         self.store.check()?;
+        if self.host.config.mode == Mode::Bridged {
+            self.host.bridge()?;
+        }
         let wanted = self.host.wanted_elements();
         let knows = wanted.is_empty() || self.host.nft.knows(&wanted)?;
         let checks = !self.host.config.checks_sources() || self.checks_frames()?;
