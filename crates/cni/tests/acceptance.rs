@@ -208,6 +208,25 @@ fn container_ids_of_any_length_are_told_apart() {
 }
 
 #[test]
+fn host_ports_behind_the_first_entry_of_a_list_change_nothing_of_the_network() {
+    for masquerades in [true, false] {
+        on_fresh_host(|world| {
+            let pod = world.pod("pod");
+            let result = world.add(&pod, &world.config_with(&json!({"ipMasq": masquerades})));
+            let sets = || ["pods4", "masq4"].map(|set| nft(&format!("list set inet dunnage {set}")));
+            let before = sets();
+            assert_eq!(before[1].contains("10.88.0.0/16"), masquerades);
+            let portmap = json!({"cniVersion": "1.0.0", "name": "net", "type": "dunnage-cni",
+                "stateDir": world.path("state"), "prevResult": result,
+                "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}});
+            world.run("ADD", &pod, &portmap).ok();
+            assert!(nft("list map inet dunnage hp4").contains("10.88.0.2 . 80"));
+            assert_eq!(sets(), before);
+        });
+    }
+}
+
+#[test]
 fn status_says_that_the_bridge_is_something_else() {
     on_fresh_host(|world| {
         let config = world.config_with(&json!({"cniVersion": "1.1.0", "mode": "bridged"}));

@@ -94,7 +94,8 @@ impl PodNetwork {
         if undo.host.config.mode == Mode::Routed && ports.open_to_loopback() {
             undo.host.route.route_localnet(&attachment.host_ifname)?;
         }
-        let elements = undo.host.elements(&undo.leases);
+        // The firewall knows the network from its own entry in the list: whoever only adds does not know what is wanted.
+        let elements = Elements::default();
         match open_ports(&mut undo, &lease, &elements, ports, false) {
             Ok(()) => {
                 undo.commit();
