@@ -31,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Chain {
     pub(super) name: &'static str,
     plugins: Vec<(PathBuf, Value)>,
-    /// What ADD gave for each pod. A runtime keeps it and gives it to DEL, without which `firewall` removes nothing.
+    /// What ADD gave for each pod. A runtime keeps it and gives it to DEL.
     results: Mutex<HashMap<String, Value>>,
 }
 
@@ -70,15 +70,16 @@ impl Chain {
         Ok(Self { name: "dunnage", plugins: vec![(program, config)], results: Mutex::default() })
     }
 
-    /// `bridge` with `host-local`, `portmap` and `firewall`; leases in `leases`.
+    /// `bridge` with `host-local`, and `portmap`, whose work is that of our plugin; leases in `leases`. Not `firewall`:
+    /// ours leaves to it what it does.
     pub(super) fn reference(leases: &Path) -> Result<Self> {
         let mut config = network("1.0.0");
         config["type"] = json!("bridge");
         config["bridge"] = json!("cni0");
         config["isGateway"] = json!(true);
         config["ipam"]["dataDir"] = json!(leases);
-        let behind = |name: &str| json!({"cniVersion": "1.0.0", "name": "bench", "type": name});
-        let plugins = [("bridge", config), ("portmap", behind("portmap")), ("firewall", behind("firewall"))];
+        let behind = json!({"cniVersion": "1.0.0", "name": "bench", "type": "portmap"});
+        let plugins = [("bridge", config), ("portmap", behind)];
         let plugins = plugins.map(|(name, config)| (Path::new(REFERENCE).join(name), config));
         for (program, _) in &plugins {
             ensure!(
