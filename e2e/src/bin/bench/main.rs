@@ -2,9 +2,10 @@
 //!
 //! Every contender is a shim program driven over ttrpc by the same client with the same specification, the one
 //! that containerd's CRI plugin writes for a default pod (with seccomp, a new network namespace and limits).
-//! Rounds go around all contenders, so that a change of the machine's mood hits all alike. Results are a table
-//! on stdout and JSON under `e2e/cache/bench`. Who hangs or fails is out of that measurement, with a line that says
-//! why, what it left is ended, and the others go on.
+//! Rounds go around all contenders, so that a change of the machine's mood hits all alike, each in another order, so
+//! that nobody always comes behind the same one. Results are a table on stdout and JSON under `e2e/cache/bench`.
+//! Who hangs or fails is out of that measurement, with a line that says why, what it left is ended, and the others
+//! go on.
 //!
 //! `net` measures the pod network in the same way: `net/mod.rs`.
 #![forbid(unsafe_code)]
@@ -33,7 +34,7 @@ use crate::abandon::abandon;
 use crate::floor::Floor;
 use crate::peer::Peer;
 use crate::report::{Report, Samples};
-use crate::rounds::Host;
+use crate::rounds::{Host, Round};
 use crate::template::Template;
 
 /// Measure dunnage beside other shims and the kernel's floor.
@@ -79,6 +80,9 @@ impl Args {
 const ROUND_LIMIT: Duration = Duration::from_secs(15);
 /// The same for what prepares a measurement: containerd runs a pod for its specification.
 const LAY_OUT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Where the orders of rounds come from: what somebody leaves to the kernel falls on whoever comes next.
+const ORDER: u64 = 1;
 
 /// Where the contenders run.
 #[derive(Debug)]
@@ -177,56 +181,39 @@ async fn measured(
     rest: Duration,
 ) -> Result<Vec<Samples>> {
     let mut found: Vec<Samples> = peers.iter().map(|peer| Samples::of(peer.name)).collect();
-    let mut floor = if measure == "task" { Some(Floor::start(course)?) } else { None };
-    let mut of_floor = Samples::of(floor::NAME);
     // The pod in which execs are measured. Another each time: files of one that was given up stay until the end.
     let exec_host = format!("host{}", rest.as_millis());
-    let mut hosts: Vec<Option<Host>> = Vec::new();
-    for (peer, samples) in peers.iter().zip(&mut found).filter(|_| measure == "exec") {
-        hosts.push(match within(ROUND_LIMIT, Host::start(course, peer, &exec_host)).await {
-            Ok(host) => Some(host),
-            Err(error) => {
-                give_up(course, samples, measure, "its container", &error, &ids(&[&exec_host], peer));
-                None
-            }
-        });
-    }
+    let mut hosts = hosts(course, peers, &mut found, measure, &exec_host).await;
+    let mut floor = if measure == "task" { Some(Floor::start(course)?) } else { None };
+    found.extend(floor.is_some().then(|| Samples::of(floor::NAME)));
+    let mut order: Vec<usize> = (0..found.len()).collect();
+    let mut chance = fastrand::Rng::with_seed(ORDER);
     // The first round of each warms caches and is not counted.
     for round in 0..=rounds {
-        for (index, peer) in peers.iter().enumerate() {
+        chance.shuffle(&mut order);
+        for &index in &order {
             if found[index].failure.is_some() {
                 continue;
             }
             tokio::time::sleep(rest).await;
-            let name = format!("{measure}-{}-{round}", peer.name);
-            let host = hosts.get(index).and_then(Option::as_ref);
-            let took = match (measure, host) {
-                ("task", _) => within(ROUND_LIMIT, rounds::task(course, peer, &name)).await,
-                ("pod", _) => within(ROUND_LIMIT, rounds::pod(course, peer, &name)).await,
-                (_, Some(host)) => within(ROUND_LIMIT, host.exec(&name)).await,
-                (other, None) => bail!("{other} has no container"),
+            let name = format!("{measure}-{}-{round}", found[index].contender);
+            let took = match (peers.get(index), &mut floor) {
+                (Some(peer), _) => one(course, peer, measure, hosts.get(index), &name).await,
+                (None, Some(floor)) => floor.round(),
+                (None, None) => continue,
             };
             match took {
                 Ok(took) if round > 0 => found[index].rounds.push(took),
                 Ok(_) => {}
                 Err(error) => {
                     let mut left = vec![name.clone(), format!("{name}-c")];
-                    left.extend(ids(&[&exec_host], peer));
-                    let when = format!("round {round}");
-                    give_up(course, &mut found[index], measure, &when, &error, &left);
-                    hosts.get_mut(index).map(Option::take);
-                }
-            }
-        }
-        if let Some(program) = &mut floor {
-            tokio::time::sleep(rest).await;
-            match program.round() {
-                Ok(took) if round > 0 => of_floor.rounds.push(took),
-                Ok(_) => {}
-                Err(error) => {
-                    out(measure, floor::NAME, &error);
-                    of_floor.failure = Some(format!("round {round}: {error:#}"));
-                    floor = None;
+                    left.extend(peers.get(index).map(|peer| ids(&[&exec_host], peer)).unwrap_or_default());
+                    give_up(course, &mut found[index], measure, &format!("round {round}"), &error, &left);
+                    match hosts.get_mut(index) {
+                        Some(host) => *host = None,
+                        None if index == peers.len() => floor = None,
+                        None => {}
+                    }
                 }
             }
         }
@@ -237,8 +224,44 @@ async fn measured(
             give_up(course, samples, measure, "the end", &error, &ids(&[&exec_host], peer));
         }
     }
-    found.extend((measure == "task").then_some(of_floor));
     Ok(found)
+}
+
+/// The containers in which execs are measured, for each contender; none for other measurements.
+async fn hosts(
+    course: &Course,
+    peers: &[Peer],
+    found: &mut [Samples],
+    measure: &str,
+    name: &str,
+) -> Vec<Option<Host>> {
+    let mut hosts = Vec::new();
+    for (peer, samples) in peers.iter().zip(found).filter(|_| measure == "exec") {
+        hosts.push(match within(ROUND_LIMIT, Host::start(course, peer, name)).await {
+            Ok(host) => Some(host),
+            Err(error) => {
+                give_up(course, samples, measure, "its container", &error, &ids(&[name], peer));
+                None
+            }
+        });
+    }
+    hosts
+}
+
+/// One round of one contender.
+async fn one(
+    course: &Course,
+    peer: &Peer,
+    measure: &str,
+    host: Option<&Option<Host>>,
+    name: &str,
+) -> Result<Round> {
+    match (measure, host) {
+        ("task", _) => within(ROUND_LIMIT, rounds::task(course, peer, name)).await,
+        ("pod", _) => within(ROUND_LIMIT, rounds::pod(course, peer, name)).await,
+        (_, Some(Some(host))) => within(ROUND_LIMIT, host.exec(name)).await,
+        (other, _) => bail!("{other} has no container"),
+    }
 }
 
 /// The containers of a pod of [`Host`].

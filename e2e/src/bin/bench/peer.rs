@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::oci::Options;
+use dunnage_e2e::line::Line;
 use dunnage_e2e::programs::{self, Runtime};
 use dunnage_e2e::shim::{Daemon, Launch};
 use dunnage_e2e::world::World;
@@ -28,6 +29,8 @@ pub(crate) struct Peer {
 /// Everybody who might be here.
 fn candidates() -> [(&'static str, Option<Peer>); 4] {
     let go = Runtime::Runc.shim().ok();
+    // Of the containerd that is found first, as that Go shim is.
+    let daemon = Line::under_test().map_or(Daemon::V1_6, Line::daemon);
     let crun = cache().map(|cache| cache.join("crun/crun")).filter(|path| path.is_file());
     let rust =
         cache().map(|cache| cache.join("tools/bin/containerd-shim-runc-v2-rs")).filter(|path| path.is_file());
@@ -38,8 +41,8 @@ fn candidates() -> [(&'static str, Option<Peer>); 4] {
     let with_crun = |program: Option<PathBuf>| program.filter(|_| crun.is_some());
     [
         ("dunnage", peer("dunnage", dunnage.as_ref(), Daemon::V2_3, None)),
-        ("go+runc", peer("go+runc", go.as_ref(), Daemon::V1_6, None)),
-        ("go+crun", peer("go+crun", with_crun(go).as_ref(), Daemon::V1_6, crun.clone())),
+        ("go+runc", peer("go+runc", go.as_ref(), daemon, None)),
+        ("go+crun", peer("go+crun", with_crun(go).as_ref(), daemon, crun.clone())),
         ("rust+crun", peer("rust+crun", with_crun(rust).as_ref(), Daemon::V2_3, crun.clone())),
     ]
 }

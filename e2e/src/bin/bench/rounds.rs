@@ -219,8 +219,17 @@ impl Host {
         watch.lap("wait");
         self.client.delete(id, exec_id).await?;
         watch.lap("delete");
+        self.read_logs();
         ensure!(status == 0, "the exec ended with {status}");
         Ok(watch.laps)
+    }
+
+    /// Reads what the shim has logged, which containerd does all the time. A fifo holds 64 KiB: with nobody to read
+    /// it, a shim that waits for room hangs. The Rust shim logs each request with its specification.
+    fn read_logs(&self) {
+        for stage in [&self.pod.stage, &self.stage] {
+            _ = stage.bundle.log();
+        }
     }
 
     /// The pid of its shim.

@@ -1,5 +1,6 @@
 //! Plugins, run as a runtime runs them: programs, environment, stdin.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,10 +27,12 @@ pub(super) const GATEWAY: &str = "10.88.0.1";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// One plugin after the other, as a list of plugins has them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Chain {
     pub(super) name: &'static str,
     plugins: Vec<(PathBuf, Value)>,
+    /// What ADD gave for each pod. A runtime keeps it and gives it to DEL.
+    results: Mutex<HashMap<String, Value>>,
 }
 
 /// A pod's network namespace, which goes with this.
@@ -64,18 +67,19 @@ impl Chain {
         let mut config = network("1.1.0");
         config["type"] = json!("dunnage-cni");
         config["stateDir"] = json!(STATE_DIR);
-        Ok(Self { name: "dunnage", plugins: vec![(program, config)] })
+        Ok(Self { name: "dunnage", plugins: vec![(program, config)], results: Mutex::default() })
     }
 
-    /// `bridge` with `host-local`, `portmap` and `firewall`; leases in `leases`.
+    /// `bridge` with `host-local`, and `portmap`, whose work is that of our plugin; leases in `leases`. Not `firewall`:
+    /// ours leaves to it what it does.
     pub(super) fn reference(leases: &Path) -> Result<Self> {
         let mut config = network("1.0.0");
         config["type"] = json!("bridge");
         config["bridge"] = json!("cni0");
         config["isGateway"] = json!(true);
         config["ipam"]["dataDir"] = json!(leases);
-        let behind = |name: &str| json!({"cniVersion": "1.0.0", "name": "bench", "type": name});
-        let plugins = [("bridge", config), ("portmap", behind("portmap")), ("firewall", behind("firewall"))];
+        let behind = json!({"cniVersion": "1.0.0", "name": "bench", "type": "portmap"});
+        let plugins = [("bridge", config), ("portmap", behind)];
         let plugins = plugins.map(|(name, config)| (Path::new(REFERENCE).join(name), config));
         for (program, _) in &plugins {
             ensure!(
@@ -84,7 +88,7 @@ impl Chain {
                 program.display()
             );
         }
-        Ok(Self { name: "reference", plugins: plugins.into() })
+        Ok(Self { name: "reference", plugins: plugins.into(), results: Mutex::default() })
     }
 
     /// The address that the pod got.
@@ -93,7 +97,9 @@ impl Chain {
         for (program, config) in &self.plugins {
             result = call(program, "ADD", config, Some(pod), result)?;
         }
-        address(&result)
+        let address = address(&result);
+        self.results().insert(pod.id.clone(), result);
+        address
     }
 
     /// The pod's link and lease, without rules of a firewall.
@@ -105,10 +111,15 @@ impl Chain {
     }
 
     pub(super) fn del(&self, pod: &Pod) -> Result<()> {
+        let result = self.results().remove(&pod.id).context("a DEL without an ADD")?;
         for (program, config) in self.plugins.iter().rev() {
-            call(program, "DEL", config, Some(pod), Value::Null)?;
+            call(program, "DEL", config, Some(pod), result.clone())?;
         }
         Ok(())
+    }
+
+    fn results(&self) -> MutexGuard<'_, HashMap<String, Value>> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long STATUS takes.

@@ -97,12 +97,22 @@ impl Contest {
             let Pod { id, port, .. } = pod;
             self.library.time(&format!("add {} {id} {port}\n", pod.netns().display())).map(drop)
         })?;
-        if let Some(side) = self.reference.as_mut().filter(|side| side.failure.is_none())
-            && let Err(error) = side.crowd.grow_reference(&side.host, &side.chain, pods)
-        {
-            side.failure = Some(format!("reference, {pods} pods: {error:#}"));
-        }
+        self.reference(&format!("{pods} pods"), |side| {
+            side.crowd.grow_reference(&side.host, &side.chain, pods)
+        });
         Ok(())
+    }
+
+    /// The reference's part, unless it is out. With a failure it is, from then on.
+    fn reference<T>(&mut self, when: &str, part: impl FnOnce(&mut Side) -> Result<T>) -> Option<T> {
+        let side = self.reference.as_mut().filter(|side| side.failure.is_none())?;
+        match part(side) {
+            Ok(done) => Some(done),
+            Err(error) => {
+                side.failure = Some(format!("reference, {when}: {error:#}"));
+                None
+            }
+        }
     }
 
     fn rounds(&mut self, pods: usize, rounds: usize) -> Result<Row> {
@@ -110,21 +120,31 @@ impl Contest {
         // The first round makes networks and warms caches.
         for round in 0..=rounds {
             let counts = round > 0;
-            let took = self.ours.round(self.next)?;
-            row.ours.push(counts, took);
-            if let Some(side) = self.reference.as_mut().filter(|side| side.failure.is_none()) {
-                match side.round(self.next) {
-                    Ok(took) => row.reference.push(counts, took),
-                    Err(error) => {
-                        side.failure = Some(format!("reference, {pods} pods, round {round}: {error:#}"));
-                    }
-                }
+            // Each comes first as often as second: who comes second meets what the first has left to the kernel.
+            let first = round % 2 == 0;
+            if first {
+                row.ours.push(counts, self.ours.round(self.next)?);
+            }
+            let next = self.next;
+            if let Some(took) =
+                self.reference(&format!("{pods} pods, round {round}"), |side| side.round(next))
+            {
+                row.reference.push(counts, took);
+            }
+            if !first {
+                row.ours.push(counts, self.ours.round(self.next)?);
             }
             // The bare messages take microseconds: a few more of them cost nothing and steady the ratio.
-            for _ in 0..3 {
+            for turn in 0..3 {
                 self.next += 1;
-                row.library.push(counts, self.library_round()?);
+                let first = (round + turn) % 2 == 0;
+                if first {
+                    row.library.push(counts, self.library_round()?);
+                }
                 row.floor.push(counts, self.floor_round()?);
+                if !first {
+                    row.library.push(counts, self.library_round()?);
+                }
             }
             self.next += 1;
         }
@@ -152,16 +172,20 @@ impl Contest {
     /// 16 pods at a time, with nobody else there.
     fn parallel(&mut self, rounds: usize) -> Result<Row> {
         let mut row = Row::with(AT_ONCE);
+        // The first pod of a node comes alone: 16 that find no chains make them in each other's way.
+        let next = self.next;
+        self.ours.round(next)?;
+        self.reference("the first pod", |side| side.round(next));
+        self.next += 1;
         for round in 0..=rounds.div_ceil(8) {
             let counts = round > 0;
             for took in self.ours.together(self.next)? {
                 row.ours.push(counts, took);
             }
-            if let Some(side) = self.reference.as_mut().filter(|side| side.failure.is_none()) {
-                match side.together(self.next) {
-                    Ok(all) => all.into_iter().for_each(|took| row.reference.push(counts, took)),
-                    Err(error) => side.failure = Some(format!("reference, {AT_ONCE} at a time: {error:#}")),
-                }
+            let next = self.next;
+            let together = self.reference(&format!("{AT_ONCE} at a time"), |side| side.together(next));
+            for took in together.into_iter().flatten() {
+                row.reference.push(counts, took);
             }
             self.next += AT_ONCE;
         }
