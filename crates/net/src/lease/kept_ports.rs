@@ -4,19 +4,16 @@
 //! the lease table: without its last line it was cut short by a crash, so nothing in it was ever opened.
 
 use std::io::ErrorKind;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use dunnage_sys::Call;
 
 use super::locked::LockedLeases;
+use super::port_text::{of_text, text};
 use super::record::Lease;
-use crate::{HostPort, HostPorts, Protocol, Result, SourceNat};
+use crate::{HostPorts, Result};
 
 const END: &str = "end\n";
-/// Of [`SourceNat`].
-const NEVER: &str = "snat never";
-const ALWAYS: &str = "snat always";
 
 impl LockedLeases<'_> {
     /// Writes down which host ports a pod is to have, unless that was done when it got its lease.
@@ -25,8 +22,8 @@ impl LockedLeases<'_> {
             return Ok(());
         }
         let path = self.ports_path(lease.slot);
-        let text = text(ports) + END;
-        Ok(std::fs::write(&path, text).call(|| format!("write {}", path.display()))?)
+        let whole = text(ports) + END;
+        Ok(std::fs::write(&path, whole).call(|| format!("write {}", path.display()))?)
     }
 
     /// The host ports that a pod may have.
@@ -35,7 +32,7 @@ impl LockedLeases<'_> {
             return lease.ports.clone();
         }
         let text = std::fs::read_to_string(self.ports_path(lease.slot)).unwrap_or_default();
-        text.strip_suffix(END).and_then(of_text).unwrap_or_default()
+        of_whole(&text).unwrap_or_default()
     }
 
     /// Those in the record go with it.
@@ -74,69 +71,24 @@ impl LockedLeases<'_> {
     }
 }
 
-/// One port in each line: protocol, port of the host, port of the pod, address of the host or `*`. Before them a line
-/// that says whose source addresses the pod sees, unless that is as usual.
-pub(super) fn text(ports: &HostPorts) -> String {
-    let first = match ports.source_nat {
-        SourceNat::Needed => None,
-        SourceNat::Never => Some(format!("{NEVER}\n")),
-        SourceNat::Always => Some(format!("{ALWAYS}\n")),
-    };
-    let line = |port: &HostPort| {
-        let host = port.host_ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
-        format!("{} {} {} {host}\n", port.protocol.as_str(), port.host_port, port.container_port)
-    };
-    first.into_iter().chain(ports.list.iter().map(line)).collect()
-}
-
-/// `None` for what [`text`] does not say.
-pub(super) fn of_text(text: &str) -> Option<HostPorts> {
-    let mut lines = text.lines().peekable();
-    let said = [(NEVER, SourceNat::Never), (ALWAYS, SourceNat::Always)];
-    let source_nat = said.into_iter().find_map(|(word, nat)| lines.next_if_eq(&word).map(|_| nat));
-    Some(HostPorts {
-        list: lines.map(port).collect::<Option<_>>()?,
-        source_nat: source_nat.unwrap_or_default(),
-    })
-}
-
-fn port(line: &str) -> Option<HostPort> {
-    let mut words = line.split(' ');
-    let protocol = Protocol::named(words.next()?)?;
-    let mut number = || words.next()?.parse().ok();
-    let (host_port, container_port) = (number()?, number()?);
-    let host_ip: Option<IpAddr> = match words.next()? {
-        "*" => None,
-        ip => Some(ip.parse().ok()?),
-    };
-    Some(HostPort { host_ip, host_port, container_port, protocol })
+/// `None` for what was cut short.
+fn of_whole(text: &str) -> Option<HostPorts> {
+    of_text(text.strip_suffix(END)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{HostPort, Protocol};
 
     #[test]
-    fn ports_read_back_unless_they_were_cut_short() {
-        let port = |host_ip: Option<&str>, protocol| HostPort {
-            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
-            host_port: 8080,
-            container_port: 80,
-            protocol,
-        };
-        let list = vec![
-            port(None, Protocol::Tcp),
-            port(Some("192.0.2.1"), Protocol::Udp),
-            port(Some("2001:db8::1"), Protocol::Sctp),
-        ];
-        for source_nat in [SourceNat::Needed, SourceNat::Never, SourceNat::Always] {
-            let ports = HostPorts { list: list.clone(), source_nat };
-            let whole = text(&ports) + END;
-            let read = |text: &str| text.strip_suffix(END).and_then(of_text);
-            assert_eq!(read(&whole).unwrap(), ports);
-            for length in 0..whole.len() {
-                assert_eq!(read(&whole[..length]), None, "{length}");
-            }
+    fn a_file_that_was_cut_short_says_nothing() {
+        let port = HostPort { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
+        let ports = HostPorts { list: vec![port], ..HostPorts::default() };
+        let whole = text(&ports) + END;
+        assert_eq!(of_whole(&whole).unwrap(), ports);
+        for length in 0..whole.len() {
+            assert_eq!(of_whole(&whole[..length]), None, "{length}");
         }
     }
 }

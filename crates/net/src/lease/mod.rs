@@ -51,6 +51,7 @@ mod index;
 mod kept_ports;
 mod locked;
 mod others;
+mod port_text;
 mod record;
 mod slots;
 mod store;

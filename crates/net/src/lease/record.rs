@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
-use super::kept_ports;
+use super::port_text;
 use crate::name::check_file_name;
 use crate::segment::is_placeholder;
 use crate::{HostPorts, IfName, Mac, Result};
@@ -242,7 +242,7 @@ impl Record {
     /// As it is when there is no room for them.
     pub(super) fn with_ports(self, ports: &HostPorts) -> Self {
         let names = self.owner.id.len() + self.owner.ifname.as_str().len();
-        let fits = NAMES_AT + names + kept_ports::text(ports).len() <= SIZE;
+        let fits = NAMES_AT + names + port_text::text(ports).len() <= SIZE;
         if fits { Self { ports: ports.clone(), ..self } } else { self }
     }
 
@@ -257,7 +257,7 @@ impl Record {
         bytes[25] = u8::try_from(ifname.len()).unwrap_or(u8::MAX);
         bytes[26] = self.flags();
         // Behind the names, where `Record::with_ports` saw room for them.
-        let ports = kept_ports::text(&self.ports);
+        let ports = port_text::text(&self.ports);
         bytes[27] = u8::try_from(ports.len()).unwrap_or(u8::MAX);
         bytes[28..32].copy_from_slice(&slot.to_le_bytes());
         bytes[32..48].copy_from_slice(&given.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
@@ -293,7 +293,7 @@ impl Record {
         let names = std::str::from_utf8(&bytes[NAMES_AT..]).ok()?;
         let (id, names) = names.split_at_checked(bytes[24].into())?;
         let (ifname, names) = names.split_at_checked(bytes[25].into())?;
-        let ports = kept_ports::of_text(names.get(..bytes[27].into())?)?;
+        let ports = port_text::of_text(names.get(..bytes[27].into())?)?;
         let owner = Owner::new(id, ifname.parse().ok()?).ok()?;
         let netns = NetnsId { dev: number(8), ino: number(16) };
         Some(Self { owner, netns, given: given(bytes), ports })

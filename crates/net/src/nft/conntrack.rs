@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use dunnage_sys::Errno;
 
-use super::table::MESSAGE_HEADER;
+use super::element::MESSAGE_HEADER;
 use super::{Attributes, NLA_F_NESTED, NftSocket};
 use crate::channel::{NLM_F_DUMP, Request, attributes};
 use crate::error::or_absent;

@@ -14,13 +14,12 @@
 
 use dunnage_sys::Errno;
 
+use super::element::{ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, field, key};
 use super::expression::{
     Expression, Header, META_IIFNAME, R, after, drop_packet, meta, outside, payload, within,
 };
 use super::layout::{ETHER_ADDR, Hook, IFNAME, Set, chain, new_set, rule, userdata};
-use super::table::{
-    ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, TABLE_USERDATA, elements, field, key,
-};
+use super::table::TABLE_USERDATA;
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;

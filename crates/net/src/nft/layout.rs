@@ -15,12 +15,12 @@
 //! a neighbour of the host and no router of it: without `from_pod` its router advertisement gave the host an address
 //! and a default route through the pod (CVE-2020-10749).
 
+use super::element::{elements, key};
 use super::expression::{
     Expression, Header, META_IIFNAME, META_L4PROTO, META_NFPROTO, NFPROTO_IPV4, NFPROTO_IPV6, R, after, and,
     different, drop_packet, equal, go_to, list, look_up, mark_redirected, masquerade, meta, outside, payload,
     redirect, to_this_host, was_redirected, within,
 };
-use super::table::{elements, key};
 use super::{Attributes, TABLE, Verb, message};
 use crate::attachment::HOST_END;
 use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};

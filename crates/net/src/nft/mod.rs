@@ -6,6 +6,7 @@
 //! for what takes 7 µs here.
 
 mod conntrack;
+mod element;
 mod expression;
 mod foreign;
 mod frames;

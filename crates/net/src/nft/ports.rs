@@ -3,10 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::layout::{HP4, HP6, HPIP4, HPIP6, HPKEEP4, HPKEEP6, HPMASQ4, HPMASQ6};
-use super::table::{
-    ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, field, is_taken, key,
-};
+use super::element::{ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, field, key};
+use super::layout::{HP4, HP6, HPIP4, HPIP6, HPKEEP4, HPKEEP6, HPMASQ4, HPMASQ6, of_this_layout};
+use super::table::{Elements, is_lacking, is_taken};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{Failed, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
@@ -141,8 +140,21 @@ impl NftSocket {
         Ok(self.add_ports_behind(Vec::new(), ports)?)
     }
 
+    /// Adds host ports, all or none, to a table that is thought to be as the network wants it. Whether it is; where
+    /// nothing of it has to be taken back, that costs less than to look beforehand.
+    pub(crate) fn add_ports_to(&mut self, network: &Elements, ports: &PodPorts) -> Result<bool> {
+        let mut requests = vec![of_this_layout()];
+        requests.extend(network.requests(Verb::NewElement, NLM_F_CREATE));
+        let known = requests.len();
+        match self.add_ports_behind(requests, ports) {
+            // Missing, or known in another way.
+            Err(Failed { index, error }) if index < known && is_lacking(&error) => Ok(false),
+            added => Ok(added.map(|()| true)?),
+        }
+    }
+
     /// As [`Self::add_ports`], in one transaction with other requests, which come first.
-    pub(super) fn add_ports_behind(
+    fn add_ports_behind(
         &mut self,
         before: Vec<Request>,
         ports: &PodPorts,

@@ -3,22 +3,14 @@
 use dunnage_sys::Errno;
 use ipnet::IpNet;
 
+use super::element::{ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, LIST_SET, MESSAGE_HEADER, elements, field, key};
 use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6};
-use super::{Attributes, NftSocket, PodPorts, TABLE, Verb, message};
+use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{Failed, NLM_F_CREATE, NLM_F_DUMP, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
 
 pub(super) const TABLE_USERDATA: u16 = 6;
-/// `struct nfgenmsg`.
-pub(super) const MESSAGE_HEADER: usize = 4;
-
-/// Attributes of a list of elements and of one element.
-const LIST_SET: u16 = 2;
-pub(super) const LIST_ELEMENTS: u16 = 3;
-pub(super) const LIST_ELEM: u16 = 1;
-pub(super) const ELEM_KEY: u16 = 1;
-pub(super) const ELEM_DATA: u16 = 2;
 const ELEM_FLAGS: u16 = 3;
 const INTERVAL_END: u32 = 1;
 
@@ -90,19 +82,6 @@ impl NftSocket {
                 reason: "overlaps that of another pod network of this host".to_owned(),
             }),
             done => Ok(done?),
-        }
-    }
-
-    /// Adds host ports, all or none, to a table that is thought to be as the network wants it. Whether it is; where
-    /// nothing of it has to be taken back, that costs less than to look beforehand.
-    pub(crate) fn add_ports_to(&mut self, network: &Elements, ports: &PodPorts) -> Result<bool> {
-        let mut requests = vec![layout::of_this_layout()];
-        requests.extend(network.requests(Verb::NewElement, NLM_F_CREATE));
-        let known = requests.len();
-        match self.add_ports_behind(requests, ports) {
-            // Missing, or known in another way.
-            Err(Failed { index, error }) if index < known && is_lacking(&error) => Ok(false),
-            added => Ok(added.map(|()| true)?),
         }
     }
 
@@ -222,7 +201,7 @@ impl Elements {
         self.pods.is_empty() && self.bridge.is_none()
     }
 
-    fn requests(&self, verb: Verb, flags: u16) -> Vec<Request> {
+    pub(super) fn requests(&self, verb: Verb, flags: u16) -> Vec<Request> {
         let pods = self.pods.iter().map(|net| (net, [PODS4, PODS6]));
         let masqueraded = self.masqueraded.iter().map(|net| (net, [MASQ4, MASQ6]));
         let mut requests: Vec<Request> = pods
@@ -281,11 +260,6 @@ fn ifname_key(name: &IfName) -> [u8; 16] {
     bytes
 }
 
-/// The key of an element.
-pub(super) fn key(bytes: &[u8]) -> Attributes {
-    Attributes::new().nest(ELEM_KEY, &Attributes::new().bytes(1, bytes))
-}
-
 /// Keys of the elements in one answer, each with its set.
 fn keys(reply: &[u8]) -> Vec<Known> {
     let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
@@ -296,26 +270,8 @@ fn keys(reply: &[u8]) -> Vec<Known> {
     all.filter_map(|(_, element)| Some((set.clone(), field(element, ELEM_KEY)?))).collect()
 }
 
-/// The bytes in a nested value of an element.
-pub(super) fn field(element: &[u8], kind: u16) -> Option<Vec<u8>> {
-    let nested = attributes(element).find(|(found, _)| *found == kind)?.1;
-    attributes(nested).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
-}
-
-/// A request about elements of one set.
-pub(super) fn elements(verb: Verb, flags: u16, set: &str, list: &[Attributes]) -> Request {
-    let list = list.iter().fold(Attributes::new(), |all, element| all.nest(LIST_ELEM, element));
-    let attributes = Attributes::new().text(1, TABLE).text(2, set).nest(LIST_ELEMENTS, &list);
-    let what = match verb {
-        Verb::NewElement => "add to",
-        Verb::DelElement => "delete from",
-        _ => "look up in",
-    };
-    message(verb, flags, attributes, format!("{what} nftables set {set}"))
-}
-
 /// Whether a table or a set is missing, or has part of an interval.
-fn is_lacking(error: &Error) -> bool {
+pub(super) fn is_lacking(error: &Error) -> bool {
     matches!(error.errno(), Some(Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY))
 }
 
