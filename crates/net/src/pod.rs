@@ -222,7 +222,7 @@ fn attach(
     // Refused before anything is made; opened when everything is.
     PodPorts::new(&request.ports, lease.address4(), lease.given.address6)?;
     let Work { host, leases } = &mut **undo;
-    let bridge = host.ensure(leases, first)?;
+    let bridge = host.ensure(leases, first, lease.slot)?;
 
     if let Some(pod) = checked_pod(&lease) {
         let undone = pod.clone();

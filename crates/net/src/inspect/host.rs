@@ -10,7 +10,7 @@ use crate::attachment::Attachment;
 use crate::host::{FORWARD4, FORWARD6, Host};
 use crate::lease::Lease;
 use crate::nft::PodPorts;
-use crate::route::{LOOPBACK, Link, Neighbour, Place};
+use crate::route::{LOOPBACK, Link, Neighbour, Place, Shared};
 use crate::work::Work;
 use crate::{HostPorts, Mode, PodRequest, Result};
 
@@ -36,7 +36,7 @@ impl Work<'_> {
             Mode::Routed => self.route_differences(attachment, link.index)?,
         });
         let families = self.host.families();
-        let forwards = self.host.route.close_nets(&[], &families)?;
+        let forwards = self.host.route.share(&Shared::default(), &families)?;
         for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
             let switch = if family == AddressFamily::Inet { FORWARD4 } else { FORWARD6 };
             found.push(format!("the host does not forward: /proc/sys/net/{switch} is 0"));
@@ -184,7 +184,17 @@ impl Work<'_> {
         gateways.sort();
         gateways.dedup();
         let gone = gateways.iter().filter(|gateway| there.iter().all(|net| net.addr() != **gateway));
-        Ok(gone.map(|gateway| format!("address {gateway}, the pod's gateway, is gone from {name}")).collect())
+        let mut found: Vec<String> = gone
+            .map(|gateway| format!("address {gateway}, the pod's gateway, is gone from {name}"))
+            .collect();
+        let asks = self.host.config.mode == Mode::Bridged && gateways.iter().any(IpAddr::is_ipv6);
+        let link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+        if asks && !there.iter().any(link_local) {
+            found.push(format!(
+                "{name} has no link-local address, without which the host finds no IPv6 neighbour"
+            ));
+        }
+        Ok(found)
     }
 
     pub(super) fn table_differences(&mut self) -> Result<Option<String>> {
@@ -195,8 +205,7 @@ impl Work<'_> {
         if !self.host.nft.knows(&elements)? {
             return Ok(Some("nftables table inet dunnage is gone or does not know the network".to_owned()));
         }
-        let lost =
-            "nftables table inet dunnage has lost rules; once it is deleted, the next ADD makes it anew";
+        let lost = "nftables table inet dunnage has lost rules, which the next ADD or STATUS makes again";
         Ok((!self.host.nft.has_its_rules()?).then(|| lost.to_owned()))
     }
 }

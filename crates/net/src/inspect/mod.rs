@@ -61,14 +61,16 @@ impl PodNetwork {
         Ok(found)
     }
 
-    /// Whether pods can be attached now; repairs the firewall when somebody flushed it. Waits for nobody.
+    /// Whether pods can be attached now; repairs the firewall when somebody flushed it, or took rules of it. Waits for
+    /// nobody.
     ///
     /// # Errors
     /// What attaching would fail with.
     pub fn health(&mut self) -> Result<()> {
         self.store.check()?;
         let wanted = self.host.wanted_elements();
-        let knows = wanted.is_empty() || self.host.nft.knows(&wanted)?;
+        let nft = &mut self.host.nft;
+        let knows = wanted.is_empty() || (nft.knows(&wanted)? && nft.has_its_rules()?);
         let checks = !self.host.config.checks_sources() || self.checks_frames()?;
         if knows && checks {
             return Ok(());

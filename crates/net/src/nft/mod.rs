@@ -15,7 +15,7 @@ mod table;
 
 pub(crate) use frames::CheckedPod;
 pub(crate) use ports::PodPorts;
-pub(crate) use table::Elements;
+pub(crate) use table::{Elements, Rules};
 
 use dunnage_sys::netlink::Subsystem;
 
@@ -46,7 +46,7 @@ enum Verb {
     NewChain = 3,
     GetChain = 4,
     NewRule = 6,
-    GetRule = 7,
+    DelRule = 8,
     NewSet = 9,
     NewElement = 12,
     GetElement = 13,

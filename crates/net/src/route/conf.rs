@@ -10,9 +10,9 @@ use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{AfSpecUnspec, LinkAttribute, LinkMessage};
 
-use super::ip::{MAKE, unreachable};
+use super::ip::{MAKE, add_address, unreachable};
 use super::link::no_ipv6_addresses;
-use super::{RTM_NEWLINK, RTM_NEWROUTE, RouteSocket, request};
+use super::{Link, RTM_NEWLINK, RTM_NEWROUTE, RouteSocket, request};
 use crate::channel::{Request, attributes};
 use crate::{Error, IfName, Result};
 
@@ -34,6 +34,15 @@ const FORWARDS: &str = "ask whether the host forwards";
 /// A switch of IPv4 and what it is to be.
 pub(super) type Switch = (u16, bool);
 
+/// What all pods of a network share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared<'a> {
+    /// Nets whose addresses are unreachable unless they have a route of their own.
+    pub(crate) closed: &'a [IpNet],
+    /// The link that has the gateways' addresses, and these.
+    pub(crate) gateways: Option<(&'a Link, Vec<IpNet>)>,
+}
+
 impl RouteSocket {
     /// Lets addresses of loopback pass a link that is there already.
     pub(crate) fn route_localnet(&mut self, link: &IfName) -> Result<()> {
@@ -45,11 +54,15 @@ impl RouteSocket {
         Ok(self.channel.exchange(&[set], |_| {})?)
     }
 
-    /// Makes all addresses of the nets unreachable that have no route of their own (again is fine), and tells of each
-    /// family whether the host forwards its packets: with one datagram, because every pod asks both.
-    pub(crate) fn close_nets(&mut self, nets: &[IpNet], families: &[AddressFamily]) -> Result<Vec<bool>> {
-        let closed = nets.iter().map(|net| unreachable(RTM_NEWROUTE, MAKE, *net).unless(Errno::EXIST));
-        let all: Vec<Request> = closed.chain(families.iter().map(|family| forwarding(*family))).collect();
+    /// Makes what is missing of what all pods share (again is fine), and tells of each family whether the host forwards
+    /// its packets: with one datagram, because every pod asks both.
+    pub(crate) fn share(&mut self, shared: &Shared<'_>, families: &[AddressFamily]) -> Result<Vec<bool>> {
+        let closed = shared.closed.iter().map(|net| unreachable(RTM_NEWROUTE, MAKE, *net));
+        let gateways = shared.gateways.iter().flat_map(|(link, addresses)| {
+            addresses.iter().map(|address| add_address(link.index, &link.name, *address))
+        });
+        let made = closed.chain(gateways).map(|request| request.unless(Errno::EXIST));
+        let all: Vec<Request> = made.chain(families.iter().map(|family| forwarding(*family))).collect();
         let mut found = Vec::new();
         self.channel.exchange(&all, |reply| {
             let body = reply.get(NETCONF_HEADER..).unwrap_or_default();

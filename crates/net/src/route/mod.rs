@@ -20,13 +20,14 @@ use netlink_packet_core::Emitable;
 use crate::Result;
 use crate::channel::{Channel, Request};
 
+pub(crate) use conf::Shared;
 pub use link::LinkOptions;
 pub(crate) use link::{Bridge, Link};
 pub(crate) use list::{Listed, Probe};
 pub(crate) use neighbour::{Neighbour, Place};
 pub use qdisc::Shape;
 pub use veth::PodAddress;
-pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way};
+pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way, link_local};
 
 /// Loopback is the first link of every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
@@ -56,7 +57,7 @@ impl RouteSocket {
         Ok(Self { channel: Channel::open(Subsystem::Route)? })
     }
 
-    /// Takes back what [`Self::close_nets`] did for a net; again is fine.
+    /// Opens a net that [`Self::share`] has closed; again is fine.
     pub(crate) fn open_net(&mut self, net: IpNet) -> Result<()> {
         self.send(ip::unreachable(RTM_DELROUTE, 0, net).unless(Errno::SRCH))
     }

@@ -234,7 +234,7 @@ fn alone_with_the_host(end: &PodEnd<'_>) -> Vec<Request> {
 }
 
 /// The address that the kernel would make of a link-layer address (RFC 4291, appendix A).
-fn link_local(mac: Mac) -> IpNet {
+pub(crate) fn link_local(mac: Mac) -> IpNet {
     let [a, b, c, d, e, f] = mac.0;
     let address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
     IpNet::V6(Ipv6Net::new_assert(address.into(), 64))
