@@ -93,7 +93,8 @@ fn two_networks(world: &World) -> [(Value, Pod, Value); 2] {
     })
 }
 
-const LOST: &str = "nftables table inet dunnage has lost rules, which the next ADD or STATUS makes again";
+const LOST: &str =
+    "nftables table inet dunnage has lost rules, which STATUS or one of the next three ADDs makes again";
 const CHAINS: [&str; 6] = ["hp", "from_pod", "prerouting", "output", "postrouting", "guard"];
 
 #[test]

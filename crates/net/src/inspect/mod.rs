@@ -30,7 +30,7 @@ impl PodNetwork {
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         let mut found = work.host_differences(&attachment, request, lease.given.checked)?;
         found.extend(work.table_differences()?);
-        found.extend(work.port_differences(&lease, &request.ports)?);
+        found.extend(work.port_differences(&lease, &attachment, &request.ports)?);
         if let Some(pod) = checked_pod(&lease)
             && !work.host.nft.checks_frames(&pod)?
         {
@@ -56,7 +56,7 @@ impl PodNetwork {
         let Some(lease) = work.leases.find(owner)? else { return none() };
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         let mut found = work.host_end_differences(&attachment, request)?;
-        found.extend(work.port_differences(&lease, &request.ports)?);
+        found.extend(work.port_differences(&lease, &attachment, &request.ports)?);
         found.extend(pod::addition_differences(&attachment, netns, request)?);
         Ok(found)
     }

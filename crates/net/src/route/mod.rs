@@ -44,6 +44,7 @@ const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWQDISC: u16 = 36;
+const RTM_GETQDISC: u16 = 38;
 
 /// A route netlink socket, bound to the network namespace it was opened in.
 #[derive(Debug)]
