@@ -5,11 +5,10 @@ use std::net::IpAddr;
 
 use dunnage_sys::Errno;
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
 
 use crate::host::Host;
 use crate::mac::end_of;
-use crate::route::{Bridge, Link, Shared, link_local};
+use crate::route::{Bridge, Link, link_local};
 use crate::{Error, IfName, LinkOptions, Mac, Result, sysctl};
 
 /// Links of the host that all pods of a bridged network share.
@@ -21,19 +20,10 @@ pub(crate) struct Bridged {
 }
 
 impl Host {
-    /// Puts back what somebody took of what all pods share; whether the host forwards each family.
-    pub(crate) fn share(
-        &mut self,
-        bridged: Option<&Bridged>,
-        nets: &[IpNet],
-        families: &[AddressFamily],
-    ) -> Result<Vec<bool>> {
-        let Some(Bridged { bridge, vlan }) = bridged else {
-            return self.route.share(&Shared { closed: nets, gateways: None }, families);
-        };
-        let has_addresses = self.config.bridging.gateway.then(|| vlan.as_ref().unwrap_or(bridge));
-        let gateways = has_addresses.map(|link| (link, self.addresses_of(link)));
-        self.route.share(&Shared { closed: &[], gateways }, families)
+    /// The link that has the gateways' addresses, and these; it may have lost some.
+    pub(crate) fn gateways<'a>(&self, bridged: &'a Bridged) -> Option<(&'a Link, Vec<IpNet>)> {
+        let link = bridged.vlan.as_ref().unwrap_or(&bridged.bridge);
+        self.config.bridging.gateway.then(|| (link, self.addresses_of(link)))
     }
 
     /// The addresses of the link that has the gateways'. Neighbour solicitations for forwarded packets need a

@@ -6,9 +6,10 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 
 use crate::attachment::HOST_END;
+use crate::bridge::Bridged;
 use crate::lease::{LeaseState, LockedLeases};
 use crate::netns::Home;
-use crate::nft::{Elements, NftSocket, PodPorts, Rules};
+use crate::nft::{Elements, NftSocket, PodPorts};
 use crate::route::RouteSocket;
 use crate::{Error, IfName, Mac, Mode, NetworkConfig, Result, sysctl};
 
@@ -47,37 +48,59 @@ impl Host {
         })
     }
 
-    /// Makes what is missing and gives the index of the bridge, if the network has one.
+    /// Makes what is missing, but for a table that [`Self::relies_on_table`], and gives the bridge, if the network has
+    /// one.
     ///
-    /// The table comes first: its guard must stand before the bridge lets loopback addresses pass. Where it has to be
-    /// made for the first pod, nobody else may have a route into the subnets. `turn` is a number that goes up from pod
-    /// to pod.
+    /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
     pub(crate) fn ensure(
         &mut self,
-        leases: &mut LockedLeases<'_>,
+        leases: &LockedLeases<'_>,
+        elements: &Elements,
         first: bool,
-        turn: u32,
-    ) -> Result<Option<u32>> {
-        let elements = self.elements(leases);
-        let lack = if elements.is_empty() { None } else { self.nft.lacks(&elements, Rules::InTurn(turn))? };
-        let anew = lack.is_some();
-        if let Some(lack) = lack {
-            if first {
-                self.check_routes()?;
+    ) -> Result<Option<Bridged>> {
+        let anew = !self.relies_on_table(first) && self.ensure_table(leases, elements, first)?;
+        match self.config.mode {
+            Mode::Bridged => self.ensure_bridge(anew).map(Some),
+            Mode::Routed => Ok(None),
+        }
+    }
+
+    /// Whether the table is thought to be as the network wants it until the pod's own elements are added. A network that
+    /// is not masqueraded has to look whether it was, and one with a bridge whether the guard stands.
+    fn relies_on_table(&self, first: bool) -> bool {
+        !first && self.config.masquerade && self.config.mode == Mode::Routed
+    }
+
+    /// Whether the table was not as the network wants it, and is now. Where it has to be made for the first pod, nobody
+    /// else may have a route into the subnets.
+    fn ensure_table(&mut self, leases: &LockedLeases<'_>, elements: &Elements, first: bool) -> Result<bool> {
+        if elements.is_empty() {
+            return Ok(false);
+        }
+        let Some(lack) = self.nft.lacks(elements)? else { return Ok(false) };
+        if first {
+            self.check_routes()?;
+        }
+        self.nft.make(elements, lack)?;
+        self.restore_ports(leases)?;
+        Ok(true)
+    }
+
+    /// Adds the host ports of a pod that is being attached, all or none, to a table that is as the network wants it then.
+    pub(crate) fn add_ports(
+        &mut self,
+        leases: &LockedLeases<'_>,
+        elements: &Elements,
+        ports: &PodPorts,
+        first: bool,
+    ) -> Result<()> {
+        if self.relies_on_table(first) && !elements.is_empty() {
+            if self.nft.add_ports_to(elements, ports)? {
+                return Ok(());
             }
-            self.nft.make(&elements, lack)?;
-            self.restore_ports(leases)?;
+            self.ensure_table(leases, elements, first)?;
         }
-        let bridged = match self.config.mode {
-            Mode::Bridged => Some(self.ensure_bridge(anew)?),
-            Mode::Routed => None,
-        };
-        let families = self.families();
-        let forwards = self.share(bridged.as_ref(), &elements.pods, &families)?;
-        for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
-            self.switch_on(leases, family == AddressFamily::Inet6)?;
-        }
-        Ok(bridged.map(|bridged| bridged.bridge.index))
+        if ports.is_empty() { Ok(()) } else { self.nft.add_ports(ports) }
     }
 
     /// Those of the pods' addresses.
@@ -111,7 +134,8 @@ impl Host {
     }
 
     /// Switches forwarding on, which is off, and writes down first that it was.
-    fn switch_on(&self, leases: &mut LockedLeases<'_>, ipv6: bool) -> Result<()> {
+    pub(crate) fn switch_on(&self, leases: &mut LockedLeases<'_>, family: AddressFamily) -> Result<()> {
+        let ipv6 = family == AddressFamily::Inet6;
         if ipv6 {
             keep_router_advertisements()?;
         }
@@ -169,7 +193,7 @@ impl Host {
     /// Opens the ports of running pods again after somebody flushed the table.
     pub(crate) fn restore_ports(&mut self, leases: &LockedLeases<'_>) -> Result<()> {
         for lease in leases.leases()?.iter().filter(|lease| lease.state == LeaseState::Active) {
-            let ports = leases.kept_ports(lease.slot);
+            let ports = leases.kept_ports(lease);
             if !ports.is_empty() {
                 self.nft.restore_ports(&PodPorts::new(&ports, lease.address4(), lease.given.address6)?)?;
             }

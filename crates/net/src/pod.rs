@@ -3,11 +3,12 @@
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of};
+use crate::bridge::Bridged;
 use crate::error::or_absent;
 use crate::frames::checked_pod;
 use crate::host::Host;
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
-use crate::nft::PodPorts;
+use crate::nft::{Elements, PodPorts};
 use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Way};
 use crate::undo::Undo;
 use crate::work::Work;
@@ -88,14 +89,15 @@ impl PodNetwork {
         let mut undo = Undo::new(Work { host: &mut self.host, leases });
         let lease = undo.leases.find(owner)?;
         let lease = lease.ok_or_else(|| refuse("which is not attached to the network"))?;
-        if !undo.leases.kept_ports(lease.slot).is_empty() {
+        if !undo.leases.kept_ports(&lease).is_empty() {
             return Err(refuse("which has some already"));
         }
         let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
         if undo.host.config.mode == Mode::Routed && ports.open_to_loopback() {
             undo.host.route.route_localnet(&attachment.host_ifname)?;
         }
-        match open_ports(&mut undo, &lease, ports) {
+        let elements = undo.host.elements(&undo.leases);
+        match open_ports(&mut undo, &lease, &elements, ports, false) {
             Ok(()) => {
                 undo.commit();
                 Ok(())
@@ -221,31 +223,34 @@ fn attach(
     let attachment = Attachment::new(&undo.host.config, &lease, owner.ifname());
     // Refused before anything is made; opened when everything is.
     PodPorts::new(&request.ports, lease.address4(), lease.given.address6)?;
+    let elements = undo.host.elements(&undo.leases);
     let Work { host, leases } = &mut **undo;
-    let bridge = host.ensure(leases, first, lease.slot)?;
+    let bridged = host.ensure(leases, &elements, first)?;
 
     if let Some(pod) = checked_pod(&lease) {
         let undone = pod.clone();
         undo.push("forget the pod's frames", move |work| work.host.nft.forget_frames(&undone));
         undo.check_frames(&pod)?;
     }
-    let pair = undo.create_veth(&attachment, netns, bridge)?;
+    let pair = undo.create_veth(&attachment, netns, bridged.as_ref().map(|bridged| bridged.bridge.index))?;
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));
-    configure_host_end(undo.host, &attachment, pair, request)?;
+    configure_host_end(undo, &attachment, &elements, bridged.as_ref(), pair, request)?;
     configure_pod_end(undo.host, &attachment, netns, pair, request)?;
     // The end that came up first has carrier now, but drops packets until a work queue of the kernel has seen
     // it. Asking settles that at once (since 6.8), so that the pod's first packet is not lost.
     undo.host.route.settle(&attachment.host_ifname)?;
 
-    open_ports(undo, &lease, &request.ports)?;
+    open_ports(undo, &lease, &elements, &request.ports, first)?;
     undo.leases.set_state(&mut lease, LeaseState::Active)?;
     Ok(attachment)
 }
 
 fn configure_host_end(
-    host: &mut Host,
+    Work { host, leases }: &mut Work<'_>,
     attachment: &Attachment,
+    elements: &Elements,
+    bridged: Option<&Bridged>,
     pair: Pair,
     request: &PodRequest,
 ) -> Result<()> {
@@ -262,7 +267,7 @@ fn configure_host_end(
         host.route.join_vlans(pair.host, &attachment.host_ifname, bridging)?;
     }
     let routed = host.config.mode == Mode::Routed;
-    host.route.configure_host_end(&HostEnd {
+    let unforwarded = host.route.configure_host_end(&HostEnd {
         name: &attachment.host_ifname,
         index: pair.host,
         way,
@@ -270,25 +275,38 @@ fn configure_host_end(
         localnet: routed && request.ports.open_to_loopback(),
         ipv6: host.ipv6,
         alias: &request.alias,
+        closed: if routed { &elements.pods } else { &[] },
+        gateways: bridged.and_then(|bridged| host.gateways(bridged)),
+        families: &host.families(),
     })?;
+    for family in unforwarded {
+        host.switch_on(leases, family)?;
+    }
     match request.to_pod {
         Some(shape) => host.route.shape(pair.host, attachment.host_ifname.as_str(), shape),
         None => Ok(()),
     }
 }
 
-/// Redirects the host ports. For clients on the host's loopback the pod's link lets addresses of it pass.
-fn open_ports(undo: &mut Undo<Work<'_>>, lease: &Lease, ports: &HostPorts) -> Result<()> {
-    if ports.is_empty() {
-        return Ok(());
+/// Redirects the host ports, and has the firewall know the network. For clients on the host's loopback the pod's link
+/// lets addresses of it pass.
+fn open_ports(
+    undo: &mut Undo<Work<'_>>,
+    lease: &Lease,
+    elements: &Elements,
+    ports: &HostPorts,
+    first: bool,
+) -> Result<()> {
+    let opened = PodPorts::new(ports, lease.address4(), lease.given.address6)?;
+    if !ports.is_empty() {
+        let undone = lease.clone();
+        undo.push("forget the host ports", move |work| work.leases.forget_ports(&undone));
+        undo.leases.keep_ports(lease, ports)?;
+        let undone = opened.clone();
+        undo.push("close the host ports", move |work| work.host.nft.close_ports(&undone));
     }
-    let elements = PodPorts::new(ports, lease.address4(), lease.given.address6)?;
-    let slot = lease.slot;
-    undo.push("forget the host ports", move |work| work.leases.forget_ports(slot));
-    undo.leases.keep_ports(slot, ports)?;
-    let undone = elements.clone();
-    undo.push("close the host ports", move |work| work.host.nft.close_ports(&undone));
-    undo.host.nft.add_ports(&elements)
+    let Work { host, leases } = &mut **undo;
+    host.add_ports(leases, elements, &opened, first)
 }
 
 /// Configures the pod's end, with a socket of the pod's namespace.

@@ -8,7 +8,7 @@ use dunnage_sys::Errno;
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
 use crate::frames::checked_pod;
 use crate::host::Host;
-use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner, Part};
+use crate::lease::{Given, Lease, LeaseKind, LeaseState, LockedLeases, Owner, Part, Wanted};
 use crate::mac::end_of;
 use crate::nft::{CheckedPod, PodPorts};
 use crate::range::Ranges;
@@ -92,7 +92,8 @@ impl Work<'_> {
                 kind: LeaseKind::Attached,
             }
         };
-        self.leases.reserve_with(owner, netns.id(), own, &asked.further, given)
+        let wanted = Wanted { address: own, further: &asked.further, ports: &request.ports };
+        self.leases.reserve_with(owner, netns.id(), &wanted, given)
     }
 
     /// The place that goes with a wanted IPv6 address.
@@ -190,7 +191,7 @@ impl Work<'_> {
         }
         self.leases.set_state(lease, LeaseState::Releasing)?;
         let link = self.host.route.detach(&host_end(lease))?;
-        let ports = self.leases.kept_ports(lease.slot);
+        let ports = self.leases.kept_ports(lease);
         if !ports.is_empty() {
             let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
             self.host.nft.close_ports(&ports)?;

@@ -253,7 +253,8 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let text = nft("-n list table inet dunnage");
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         for line in [
-            "comment \"dunnage pod networks, layout 5\"",
+            "comment \"dunnage pod networks, layout 6\"",
+            "set layout6 {",
             "elements = { 10.88.0.0/16 }",
             "elements = { fd00:88::/64 }",
             "type inet_proto . inet_service : ipv4_addr . inet_service",
@@ -283,7 +284,7 @@ fn the_nft_program_reads_the_table_as_it_was_meant() {
         let json: Value = serde_json::from_str(&nft("-j list table inet dunnage")).unwrap();
         let count =
             |kind: &str| json["nftables"].as_array().unwrap().iter().filter(|o| !o[kind].is_null()).count();
-        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (9, 4, 6, 19));
+        assert_eq!((count("set"), count("map"), count("chain"), count("rule")), (10, 4, 6, 19));
 
         network.detach(&pod.owner).unwrap();
         let left = nft("-j list table inet dunnage");

@@ -10,7 +10,7 @@ use crate::attachment::Attachment;
 use crate::host::{FORWARD4, FORWARD6, Host};
 use crate::lease::Lease;
 use crate::nft::PodPorts;
-use crate::route::{LOOPBACK, Link, Neighbour, Place, Shared};
+use crate::route::{LOOPBACK, Link, Neighbour, Place};
 use crate::work::Work;
 use crate::{HostPorts, IfName, Mode, PodRequest, Result, sysctl};
 
@@ -39,8 +39,7 @@ impl Work<'_> {
             Mode::Routed => self.route_differences(attachment, link.index)?,
         });
         let families = self.host.families();
-        let forwards = self.host.route.share(&Shared::default(), &families)?;
-        for (family, _) in families.into_iter().zip(forwards).filter(|(_, forwards)| !forwards) {
+        for family in self.host.route.unforwarded(&families)? {
             let switch = if family == AddressFamily::Inet { FORWARD4 } else { FORWARD6 };
             found.push(format!("the host does not forward: /proc/sys/net/{switch} is 0"));
         }
@@ -75,7 +74,7 @@ impl Work<'_> {
         attachment: &Attachment,
         said: &HostPorts,
     ) -> Result<Vec<String>> {
-        let ports = with_kept(said, self.leases.kept_ports(lease.slot));
+        let ports = with_kept(said, self.leases.kept_ports(lease));
         let elements = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
         let mut found = self.host.nft.wrong_ports(&elements)?;
         let config = &self.host.config;
@@ -229,7 +228,7 @@ impl Work<'_> {
         if !self.host.nft.knows(&elements)? {
             return Ok(Some("nftables table inet dunnage is gone or does not know the network".to_owned()));
         }
-        let lost = "nftables table inet dunnage has lost rules, which STATUS or one of the next three ADDs makes again";
+        let lost = "nftables table inet dunnage has lost rules, which STATUS makes again, or the next ADD once it is deleted";
         Ok((!self.host.nft.has_its_rules()?).then(|| lost.to_owned()))
     }
 }

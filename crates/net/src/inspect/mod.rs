@@ -70,9 +70,10 @@ impl PodNetwork {
         self.store.check()?;
         let wanted = self.host.wanted_elements();
         let nft = &mut self.host.nft;
-        let knows = wanted.is_empty() || (nft.knows(&wanted)? && nft.has_its_rules()?);
+        let knows = wanted.is_empty() || nft.knows(&wanted)?;
+        let has_rules = wanted.is_empty() || nft.has_its_rules()?;
         let checks = !self.host.config.checks_sources() || self.checks_frames()?;
-        if knows && checks {
+        if knows && has_rules && checks {
             return Ok(());
         }
         // Before the first pod there is nothing to repair, and whoever has the lock is attaching one, which does.
@@ -83,6 +84,9 @@ impl PodNetwork {
         let elements = self.host.elements(&leases);
         if !knows && self.host.nft.ensure(&elements)? {
             self.host.restore_ports(&leases)?;
+        }
+        if !has_rules && !self.host.nft.has_its_rules()? {
+            self.host.nft.restore_rules()?;
         }
         if checks { Ok(()) } else { self.host.ensure_frames(&leases) }
     }

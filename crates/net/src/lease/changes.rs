@@ -8,9 +8,9 @@ use dunnage_sys::netns::NetnsId;
 use proptest::prelude::*;
 
 use super::crashes::{check, check_parts};
-use super::{Given, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner, Part};
+use super::{Given, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner, Part, Wanted};
 use crate::range::{Range, Ranges};
-use crate::{Error, Result};
+use crate::{Error, HostPorts, Result};
 
 const NETNS: NetnsId = NetnsId { dev: 4, ino: 4_026_531_840 };
 
@@ -87,7 +87,8 @@ fn attach(leases: &mut LockedLeases<'_>, ranges: &Ranges, pod: u8, wanted: &[IpA
         given.address6 = if goes_along { segments.along(slot) } else { first().and_then(Part::address6) };
         given
     };
-    let mut lease = leases.reserve_with(&owner(pod), NETNS, own, wanted, given)?;
+    let wanted = Wanted { address: own, further: wanted, ports: &HostPorts::default() };
+    let mut lease = leases.reserve_with(&owner(pod), NETNS, &wanted, given)?;
     leases.set_state(&mut lease, LeaseState::Active)?;
     let further = lease.further.iter().map(|further| further.address);
     let mut addresses: Vec<IpAddr> = lease.addresses().chain(further).collect();

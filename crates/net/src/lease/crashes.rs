@@ -6,8 +6,8 @@ use dunnage_sys::netns::NetnsId;
 use proptest::prelude::*;
 
 use super::words::is_used;
-use super::{Given, Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner, Part};
-use crate::{Range, Ranges, Result};
+use super::{Given, Lease, LeaseKind, LeaseState, LeaseStore, LockedLeases, Owner, Part, Wanted};
+use crate::{HostPorts, Range, Ranges, Result};
 
 const NETNS: NetnsId = NetnsId { dev: 4, ino: 4_026_531_840 };
 
@@ -278,9 +278,10 @@ fn an_address_that_is_asked_for_far_from_all_others_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = stores(dir.path(), "10.0.0.0/21", Sets::One);
     attach(&mut store.lock().unwrap(), 0).unwrap();
-    let wanted = Some("10.0.5.7".parse().unwrap());
+    let address = Some("10.0.5.7".parse().unwrap());
+    let wanted = Wanted { address, further: &[], ports: &HostPorts::default() };
     let given = |_, _, _: &[Part]| Given::nothing(LeaseKind::Attached);
-    let lease = store.lock().unwrap().reserve_with(&owner(1), NETNS, wanted, &[], given).unwrap();
+    let lease = store.lock().unwrap().reserve_with(&owner(1), NETNS, &wanted, given).unwrap();
     let mut leases = store.lock().unwrap();
     check(&leases);
     assert_eq!(leases.find(&owner(1)).unwrap(), Some(lease.clone()));
@@ -290,7 +291,7 @@ fn an_address_that_is_asked_for_far_from_all_others_is_kept() {
     let mut leases = store.lock().unwrap();
     check(&leases);
     assert_eq!(leases.leases().unwrap().last().unwrap().slot, 2047);
-    let again = leases.reserve_with(&owner(2), NETNS, wanted, &[], given).unwrap_err();
+    let again = leases.reserve_with(&owner(2), NETNS, &wanted, given).unwrap_err();
     assert!(matches!(again, crate::Error::Taken { .. }), "{again}");
     assert_eq!(attach(&mut leases, 2).unwrap().slot, 3, "the cursor stays where it was");
 }

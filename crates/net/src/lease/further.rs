@@ -42,7 +42,7 @@ impl LockedLeases<'_> {
     /// Writes down the parts of a lease that is written down already.
     pub(super) fn put_parts(&mut self, owner: &Owner, netns: NetnsId, parts: &[Part]) -> Result<()> {
         for part in parts {
-            let record = Record { owner: owner.clone(), netns, given: part.further.given() };
+            let record = Record::new(owner, netns, part.further.given());
             self.slots.put(part.slot, &record, LeaseState::Active)?;
         }
         Ok(())

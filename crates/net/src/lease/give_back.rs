@@ -3,7 +3,7 @@
 use super::free::Free;
 use super::host_local;
 use super::locked::{LockedLeases, seconds};
-use super::record::{Given, Lease, LeaseKind, LeaseState};
+use super::record::{Given, Lease, LeaseKind, LeaseState, Record};
 use super::words::is_used;
 use crate::Result;
 
@@ -22,7 +22,7 @@ impl LockedLeases<'_> {
     }
 
     fn give_back(&mut self, lease: &Lease, lingers: bool) -> Result<()> {
-        self.forget_ports(lease.slot)?;
+        self.forget_ports(lease)?;
         if let Some(slot) = self.companion(lease)? {
             self.slots.free(slot, Free { since: seconds(), lingers: false })?;
         }
@@ -61,7 +61,8 @@ impl LockedLeases<'_> {
         let has = |other: &Lease| other.slot != lease.slot && other.given.address6 == Some(address6);
         let Some(other) = self.leases()?.into_iter().find(has) else { return Ok(false) };
         let Some((owner, netns)) = other.holder else { return Ok(false) };
-        let mut kept = self.put(lease.slot, &owner, netns, Given::nothing(LeaseKind::Companion))?;
+        let record = Record::new(&owner, netns, Given::nothing(LeaseKind::Companion));
+        let mut kept = self.put(lease.slot, record)?;
         self.set_state(&mut kept, LeaseState::Active)?;
         Ok(true)
     }

@@ -1,7 +1,7 @@
-//! The host ports of a pod, written down next to the lease table.
+//! The host ports of a pod, written down before the first of them is opened, and kept until the last is closed.
 //!
-//! Written before the first of them is opened, removed after the last is closed. A file without its last line was
-//! cut short by a crash, so nothing in it was ever opened.
+//! In the record of its lease, where they are known when that is written and have room. Otherwise in a file next to
+//! the lease table: without its last line it was cut short by a crash, so nothing in it was ever opened.
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -13,25 +13,37 @@ use super::locked::LockedLeases;
 use super::record::Lease;
 use crate::{HostPort, HostPorts, Protocol, Result, SourceNat};
 
-const END: &str = "end";
+const END: &str = "end\n";
 /// Of [`SourceNat`].
 const NEVER: &str = "snat never";
 const ALWAYS: &str = "snat always";
 
 impl LockedLeases<'_> {
-    /// Writes down which host ports a pod is to have.
-    pub(crate) fn keep_ports(&mut self, slot: u32, ports: &HostPorts) -> Result<()> {
-        let path = self.ports_path(slot);
-        Ok(std::fs::write(&path, encode(ports)).call(|| format!("write {}", path.display()))?)
+    /// Writes down which host ports a pod is to have, unless that was done when it got its lease.
+    pub(crate) fn keep_ports(&mut self, lease: &Lease, ports: &HostPorts) -> Result<()> {
+        if lease.ports == *ports {
+            return Ok(());
+        }
+        let path = self.ports_path(lease.slot);
+        let text = text(ports) + END;
+        Ok(std::fs::write(&path, text).call(|| format!("write {}", path.display()))?)
     }
 
     /// The host ports that a pod may have.
-    pub(crate) fn kept_ports(&self, slot: u32) -> HostPorts {
-        let text = std::fs::read_to_string(self.ports_path(slot)).unwrap_or_default();
-        decode(&text).unwrap_or_default()
+    pub(crate) fn kept_ports(&self, lease: &Lease) -> HostPorts {
+        if !lease.ports.is_empty() {
+            return lease.ports.clone();
+        }
+        let text = std::fs::read_to_string(self.ports_path(lease.slot)).unwrap_or_default();
+        text.strip_suffix(END).and_then(of_text).unwrap_or_default()
     }
 
-    pub(crate) fn forget_ports(&mut self, slot: u32) -> Result<()> {
+    /// Those in the record go with it.
+    pub(crate) fn forget_ports(&mut self, lease: &Lease) -> Result<()> {
+        if lease.ports.is_empty() { self.forget_ports_at(lease.slot) } else { Ok(()) }
+    }
+
+    fn forget_ports_at(&mut self, slot: u32) -> Result<()> {
         let path = self.ports_path(slot);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -54,7 +66,7 @@ impl LockedLeases<'_> {
             });
             stray.extend(slot.filter(|slot| active.iter().all(|lease| lease.slot != *slot)));
         }
-        stray.into_iter().try_for_each(|slot| self.forget_ports(slot))
+        stray.into_iter().try_for_each(|slot| self.forget_ports_at(slot))
     }
 
     fn ports_path(&self, slot: u32) -> PathBuf {
@@ -64,7 +76,7 @@ impl LockedLeases<'_> {
 
 /// One port in each line: protocol, port of the host, port of the pod, address of the host or `*`. Before them a line
 /// that says whose source addresses the pod sees, unless that is as usual.
-fn encode(ports: &HostPorts) -> String {
+pub(super) fn text(ports: &HostPorts) -> String {
     let first = match ports.source_nat {
         SourceNat::Needed => None,
         SourceNat::Never => Some(format!("{NEVER}\n")),
@@ -74,13 +86,12 @@ fn encode(ports: &HostPorts) -> String {
         let host = port.host_ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string());
         format!("{} {} {} {host}\n", port.protocol.as_str(), port.host_port, port.container_port)
     };
-    first.into_iter().chain(ports.list.iter().map(line)).chain([format!("{END}\n")]).collect()
+    first.into_iter().chain(ports.list.iter().map(line)).collect()
 }
 
-/// `None` for what was cut short or changed.
-fn decode(text: &str) -> Option<HostPorts> {
-    let lines = text.strip_suffix('\n')?;
-    let mut lines = lines.strip_suffix(END)?.lines().peekable();
+/// `None` for what [`text`] does not say.
+pub(super) fn of_text(text: &str) -> Option<HostPorts> {
+    let mut lines = text.lines().peekable();
     let said = [(NEVER, SourceNat::Never), (ALWAYS, SourceNat::Always)];
     let source_nat = said.into_iter().find_map(|(word, nat)| lines.next_if_eq(&word).map(|_| nat));
     Some(HostPorts {
@@ -120,10 +131,11 @@ mod tests {
         ];
         for source_nat in [SourceNat::Needed, SourceNat::Never, SourceNat::Always] {
             let ports = HostPorts { list: list.clone(), source_nat };
-            let text = encode(&ports);
-            assert_eq!(decode(&text).unwrap(), ports);
-            for length in 0..text.len() {
-                assert_eq!(decode(&text[..length]), None, "{length}");
+            let whole = text(&ports) + END;
+            let read = |text: &str| text.strip_suffix(END).and_then(of_text);
+            assert_eq!(read(&whole).unwrap(), ports);
+            for length in 0..whole.len() {
+                assert_eq!(read(&whole[..length]), None, "{length}");
             }
         }
     }

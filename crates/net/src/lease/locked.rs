@@ -16,7 +16,7 @@ use super::table::{Table, write_header};
 use super::vacancy::vacancy;
 use super::words::is_used;
 use crate::segment::{Interval, Segment, Segments, numbered};
-use crate::{Error, Result};
+use crate::{Error, HostPorts, Result};
 
 /// An address that was given back rests for so long, as long as there are others: whoever talked to its last pod
 /// has noticed by then.
@@ -31,6 +31,17 @@ pub struct LockedLeases<'a> {
     pub(super) header: Header,
     pub(super) slots: Slots,
     _lock: Flock<File>,
+}
+
+/// What is to go with a lease.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Its own address, or any.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// Those of further sets.
+    pub(crate) further: &'a [IpAddr],
+    /// To be known when the pod is detached.
+    pub(crate) ports: &'a HostPorts,
 }
 
 impl<'a> LockedLeases<'a> {
@@ -150,7 +161,8 @@ impl<'a> LockedLeases<'a> {
     /// # Errors
     /// [`Error::Exhausted`]; [`Error::Attached`] when the owner has a lease in any state.
     pub fn reserve(&mut self, owner: &Owner, netns: NetnsId) -> Result<Lease> {
-        self.reserve_with(owner, netns, None, &[], |_, _, _| Given::nothing(LeaseKind::Attached))
+        let wanted = Wanted { address: None, further: &[], ports: &HostPorts::default() };
+        self.reserve_with(owner, netns, &wanted, |_, _, _| Given::nothing(LeaseKind::Attached))
     }
 
     /// Reserves a certain address, or any, and one of each further set; `given` says what goes with them.
@@ -158,8 +170,7 @@ impl<'a> LockedLeases<'a> {
         &mut self,
         owner: &Owner,
         netns: NetnsId,
-        address: Option<Ipv4Addr>,
-        further: &[IpAddr],
+        wanted: &Wanted<'_>,
         given: impl FnOnce(u32, Ipv4Addr, &[Part]) -> Given,
     ) -> Result<Lease> {
         // Who asks this finds nothing mostly, so it is not asked of all the words as well.
@@ -169,7 +180,7 @@ impl<'a> LockedLeases<'a> {
         }
         let ranges = &self.table.ranges;
         let places = ranges.places(&self.header.segments);
-        let slot = match address {
+        let slot = match wanted.address {
             Some(address) => self.wanted_slot(&places, address.into())?,
             None => {
                 let cursor = self.slots.words.cursor();
@@ -178,12 +189,13 @@ impl<'a> LockedLeases<'a> {
                 slot.map_or_else(|| Err(self.exhausted(set, &places)), Ok)?
             }
         };
-        let parts = self.choose_parts(&places, slot, further)?;
-        if address.is_none() {
+        let parts = self.choose_parts(&places, slot, wanted.further)?;
+        if wanted.address.is_none() {
             self.slots.words.advance(&self.slots.file, slot)?;
         }
         let given = given(slot, self.address(slot), &parts);
-        let mut lease = self.put(slot, owner, netns, given)?;
+        let record = Record::new(owner, netns, given);
+        let mut lease = self.put(slot, record.with_ports(wanted.ports))?;
         self.put_parts(owner, netns, &parts)?;
         lease.further.extend(parts.iter().map(|part| part.further));
         Ok(lease)
@@ -195,17 +207,13 @@ impl<'a> LockedLeases<'a> {
             return Err(Error::Taken { address: address.into() });
         }
         let Some((owner, netns)) = &of.holder else { return Ok(()) };
-        let (owner, netns) = (owner.clone(), *netns);
-        let mut kept = self.put(slot, &owner, netns, Given::nothing(LeaseKind::Companion))?;
+        let mut kept = self.put(slot, Record::new(owner, *netns, Given::nothing(LeaseKind::Companion)))?;
         self.set_state(&mut kept, LeaseState::Active)
     }
 
-    pub(super) fn put(&mut self, slot: u32, owner: &Owner, netns: NetnsId, given: Given) -> Result<Lease> {
-        let record = Record { owner: owner.clone(), netns, given };
+    pub(super) fn put(&mut self, slot: u32, record: Record) -> Result<Lease> {
         self.slots.put(slot, &record, LeaseState::Reserved)?;
-        let holder = Some((record.owner, netns));
-        let (address, state) = (self.address(slot), LeaseState::Reserved);
-        Ok(Lease { slot, address, state, holder, given, further: Vec::new() })
+        Ok(Lease::of(slot, self.address(slot), LeaseState::Reserved, Some(record)))
     }
 
     pub(super) fn wanted_slot(&self, places: &[Interval], address: IpAddr) -> Result<u32> {
@@ -352,10 +360,8 @@ impl<'a> LockedLeases<'a> {
 
     pub(super) fn lease(&self, slot: u32, word: u32) -> Result<Lease> {
         let record = self.slots.record(slot)?;
-        let given = record.as_ref().map_or(Given::nothing(LeaseKind::Attached), |record| record.given);
-        let holder = record.map(|record| (record.owner, record.netns));
         let state = LeaseState::of(word).expect("only slots with a state are used");
-        Ok(Lease { slot, address: self.address(slot), state, holder, given, further: Vec::new() })
+        Ok(Lease::of(slot, self.address(slot), state, record))
     }
 }
 

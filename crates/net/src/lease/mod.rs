@@ -32,8 +32,9 @@
 //! Whoever holds the lock and sees a state other than active sees the debris of a crash, because attaching and
 //! detaching hold the lock from the first change to the last.
 //!
-//! Beside a table there is a small file for each pod that has host ports, so that they can be opened again when
-//! somebody flushed the firewall.
+//! Which host ports a pod has is written down as well, so that they can be closed, and opened again when somebody
+//! flushed the firewall: in its record, or in a small file beside the table where they are more than a few or came
+//! later than the lease.
 
 #[cfg(test)]
 mod changes;
@@ -59,6 +60,7 @@ mod vacancy;
 mod words;
 
 pub use locked::LockedLeases;
+pub(crate) use locked::Wanted;
 pub(crate) use record::{Given, Part};
 pub use record::{Lease, LeaseKind, LeaseState, Owner};
 pub use store::LeaseStore;

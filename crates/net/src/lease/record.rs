@@ -1,13 +1,14 @@
-//! Who has a slot and what was given with it: 192 bytes with a checksum.
+//! Who has a slot, what was given with it, and which host ports, where there is room: 192 bytes with a checksum.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dunnage_sys::netns::NetnsId;
 
+use super::kept_ports;
 use crate::name::check_file_name;
 use crate::segment::is_placeholder;
-use crate::{Error, IfName, Mac, Result};
+use crate::{Error, HostPorts, IfName, Mac, Result};
 
 /// Bytes of a record.
 pub(super) const SIZE: usize = 192;
@@ -178,9 +179,21 @@ pub struct Lease {
     pub(crate) given: Given,
     /// What else its owner has, of sets of ranges beyond the first of each family; empty in lists of all leases.
     pub(crate) further: Vec<Further>,
+    /// The host ports that its record has room for, or else none.
+    pub(super) ports: HostPorts,
 }
 
 impl Lease {
+    /// Of a record that cannot be read, nothing is known but the address.
+    pub(super) fn of(slot: u32, address: Ipv4Addr, state: LeaseState, record: Option<Record>) -> Self {
+        let nothing = Given::nothing(LeaseKind::Attached);
+        let (holder, given, ports) = match record {
+            Some(record) => (Some((record.owner, record.netns)), record.given, record.ports),
+            None => (None, nothing, HostPorts::default()),
+        };
+        Self { slot, address, state, holder, given, further: Vec::new(), ports }
+    }
+
     /// How it came about.
     #[must_use]
     pub fn kind(&self) -> LeaseKind {
@@ -217,9 +230,22 @@ pub(super) struct Record {
     pub(super) owner: Owner,
     pub(super) netns: NetnsId,
     pub(super) given: Given,
+    /// Empty where they do not fit.
+    pub(super) ports: HostPorts,
 }
 
 impl Record {
+    pub(super) fn new(owner: &Owner, netns: NetnsId, given: Given) -> Self {
+        Self { owner: owner.clone(), netns, given, ports: HostPorts::default() }
+    }
+
+    /// As it is when there is no room for them.
+    pub(super) fn with_ports(self, ports: &HostPorts) -> Self {
+        let names = self.owner.id.len() + self.owner.ifname.as_str().len();
+        let fits = NAMES_AT + names + kept_ports::text(ports).len() <= SIZE;
+        if fits { Self { ports: ports.clone(), ..self } } else { self }
+    }
+
     pub(super) fn encode(&self, slot: u32) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         let (id, ifname) = (self.owner.id.as_bytes(), self.owner.ifname.as_str().as_bytes());
@@ -230,13 +256,16 @@ impl Record {
         bytes[24] = u8::try_from(id.len()).unwrap_or(u8::MAX);
         bytes[25] = u8::try_from(ifname.len()).unwrap_or(u8::MAX);
         bytes[26] = self.flags();
+        // Behind the names, where `Record::with_ports` saw room for them.
+        let ports = kept_ports::text(&self.ports);
+        bytes[27] = u8::try_from(ports.len()).unwrap_or(u8::MAX);
         bytes[28..32].copy_from_slice(&slot.to_le_bytes());
         bytes[32..48].copy_from_slice(&given.address6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
         bytes[48..52].copy_from_slice(&given.gateway.octets());
         bytes[52..58].copy_from_slice(&given.mac.0);
         bytes[64..80].copy_from_slice(&given.gateway6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
-        bytes[NAMES_AT..NAMES_AT + id.len()].copy_from_slice(id);
-        bytes[NAMES_AT + id.len()..][..ifname.len()].copy_from_slice(ifname);
+        let names = [id, ifname, ports.as_bytes()].concat();
+        bytes[NAMES_AT..][..names.len()].copy_from_slice(&names);
         let sum = checksum(&[&bytes[8..]]);
         bytes[..8].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -261,12 +290,13 @@ impl Record {
         if !sound {
             return None;
         }
-        let (id_length, ifname_length) = (usize::from(bytes[24]), usize::from(bytes[25]));
-        let names = &bytes[NAMES_AT..];
-        let id = std::str::from_utf8(names.get(..id_length)?).ok()?;
-        let ifname = std::str::from_utf8(names.get(id_length..id_length + ifname_length)?).ok()?;
+        let names = std::str::from_utf8(&bytes[NAMES_AT..]).ok()?;
+        let (id, names) = names.split_at_checked(bytes[24].into())?;
+        let (ifname, names) = names.split_at_checked(bytes[25].into())?;
+        let ports = kept_ports::of_text(names.get(..bytes[27].into())?)?;
         let owner = Owner::new(id, ifname.parse().ok()?).ok()?;
-        Some(Self { owner, netns: NetnsId { dev: number(8), ino: number(16) }, given: given(bytes) })
+        let netns = NetnsId { dev: number(8), ino: number(16) };
+        Some(Self { owner, netns, given: given(bytes), ports })
     }
 }
 
@@ -300,6 +330,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{HostPort, Protocol, SourceNat};
 
     proptest! {
         #[test]
@@ -308,6 +339,7 @@ mod tests {
             ifname in "[a-z][a-z0-9]{0,14}",
             ino: u64,
             slot: u32,
+            ports in prop::collection::vec(1u16.., 0..6),
             at in 0..SIZE,
             change in 1u8..,
         ) {
@@ -316,13 +348,40 @@ mod tests {
             given.address6 = Some("fd00::7".parse().unwrap());
             given.gateway6 = Some("fd00::1".parse().unwrap());
             given.checked = ino % 2 == 0;
-            let record = Record { owner, netns: NetnsId { dev: 4, ino }, given };
+            let port = |host_port| HostPort {
+                host_ip: (host_port % 3 == 0).then(|| [192, 0, 2, 1].into()),
+                host_port,
+                container_port: 80,
+                protocol: Protocol::Tcp,
+            };
+            let list: Vec<HostPort> = ports.into_iter().map(port).collect();
+            let ports = HostPorts { list, source_nat: SourceNat::Always };
+            let record = Record::new(&owner, NetnsId { dev: 4, ino }, given).with_ports(&ports);
+            prop_assert!(record.ports == ports || record.ports.is_empty());
             let mut bytes = record.encode(slot);
             prop_assert_eq!(Record::decode(&bytes, slot), Some(record));
             prop_assert_eq!(Record::decode(&bytes, slot.wrapping_add(1)), None);
             bytes[at] ^= change;
             prop_assert_eq!(Record::decode(&bytes, slot), None);
         }
+    }
+
+    #[test]
+    fn three_ports_of_a_pod_of_kubernetes_have_room_in_the_record_and_a_dozen_have_not() {
+        let owner = Owner::new(&"a".repeat(64), "eth0".parse().unwrap()).unwrap();
+        let port = |host_port| HostPort {
+            host_ip: None,
+            host_port,
+            container_port: host_port,
+            protocol: Protocol::Tcp,
+        };
+        let kept = |list: &[u16]| {
+            let ports = HostPorts { list: list.iter().copied().map(port).collect(), ..HostPorts::default() };
+            let nothing = Given::nothing(LeaseKind::Attached);
+            Record::new(&owner, NetnsId { dev: 4, ino: 1 }, nothing).with_ports(&ports).ports.list.len()
+        };
+        assert_eq!(kept(&[80, 443, 8443]), 3);
+        assert_eq!(kept(&(8000..8012).collect::<Vec<u16>>()), 0);
     }
 
     #[test]

@@ -67,9 +67,6 @@ impl LeaseStore {
     /// # Errors
     /// As [`Self::lock`].
     pub fn lock_existing(&self) -> Result<Option<LockedLeases<'_>>> {
-        if !self.table.dir.exists() && !self.has_import() {
-            return Ok(None);
-        }
         if self.has_import() {
             return self.lock().map(Some);
         }

@@ -56,7 +56,7 @@ pub(super) fn take_over(
             let of_lease = own(*address) && (along.is_some() || address.is_ipv4());
             last = last.max(of_lease.then_some(slot));
         }
-        let record = Record { owner: owner.clone(), netns: NetnsId { dev: 0, ino: 0 }, given };
+        let record = Record::new(owner, NetnsId { dev: 0, ino: 0 }, given);
         slots.put(slot, &record, LeaseState::Active)?;
     }
     last.map_or(Ok(()), |slot| slots.words.advance(&slots.file, slot))

@@ -20,7 +20,7 @@ use super::expression::{
 use super::layout::{ETHER_ADDR, Hook, IFNAME, Set, chain, new_set, rule, userdata};
 use super::table::{
     ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, TABLE_USERDATA, chain_lookup, elements, field,
-    is_used, key, userdata_of,
+    is_used, key,
 };
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
@@ -152,7 +152,7 @@ impl NftSocket {
         let answer = self.channel.exchange(&get, |reply| {
             // The table is told first.
             if comment.is_none() {
-                comment = Some(userdata_of(reply));
+                comment = Some(comment_of(reply));
             } else {
                 has_its_rule |= is_used(reply, name, 1);
             }
@@ -199,6 +199,13 @@ enum Found {
     Bare,
     /// Made by another version of this program.
     Older,
+}
+
+/// The comment in what is told of a table.
+fn comment_of(reply: &[u8]) -> Vec<u8> {
+    let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
+    let data = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA);
+    data.map(|(_, value)| value.to_vec()).unwrap_or_default()
 }
 
 fn layout() -> Vec<Request> {

@@ -20,6 +20,7 @@ use super::expression::{
     different, drop_packet, equal, go_to, list, look_up, mark_redirected, masquerade, meta, outside, payload,
     redirect, to_this_host, was_redirected, within,
 };
+use super::table::{elements, key};
 use super::{Attributes, TABLE, Verb, message};
 use crate::attachment::HOST_END;
 use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
@@ -27,7 +28,9 @@ use crate::channel::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Request};
 /// How the comment of every table of ours begins.
 pub(super) const OURS: &str = "dunnage pod networks, layout ";
 /// Kept as the table's comment; a table with another number is of another version.
-pub(super) const LAYOUT: &str = "dunnage pod networks, layout 5";
+pub(super) const LAYOUT: &str = "dunnage pod networks, layout 6";
+/// A set that only a table of this number has: what is added together with its element is added to no other.
+const LAYOUT_SET: &str = "layout6";
 
 /// Names of the sets of pods' subnets and of those that are masqueraded, of the bridges' set, of the host port maps,
 /// and of the sets of pods whose host ports are source-NATed always and never.
@@ -50,6 +53,7 @@ pub(super) const HPKEEP6: &str = "hpkeep6";
 const IPV4_ADDR: u32 = 7;
 const IPV6_ADDR: u32 = 8;
 const PROTO_PORT: u32 = 12 << 6 | 13;
+const MARK: u32 = 19;
 pub(super) const ETHER_ADDR: u32 = 9;
 pub(super) const IFNAME: u32 = 41;
 
@@ -69,7 +73,8 @@ const fn map(name: &'static str, key: (u32, u32), address: (u32, u32)) -> Set {
     Set { name, flags: SET_MAP, key, value: Some((address.0 << 6 | 13, address.1 + 4)) }
 }
 
-const SETS: [Set; 13] = [
+const SETS: [Set; 14] = [
+    Set { name: LAYOUT_SET, flags: 0, key: (MARK, 4), value: None },
     Set { name: PODS4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
     Set { name: PODS6, flags: SET_INTERVAL, key: (IPV6_ADDR, 16), value: None },
     Set { name: MASQ4, flags: SET_INTERVAL, key: (IPV4_ADDR, 4), value: None },
@@ -119,7 +124,13 @@ fn contents() -> Vec<Request> {
     requests.extend((1..).zip(&SETS).map(|(id, set)| new_set(id, set)));
     requests.extend(CHAINS.iter().map(|(name, hook)| chain(name, *hook)));
     requests.extend(rules().into_iter().map(|(chain, expressions)| rule(chain, &expressions)));
+    requests.push(of_this_layout());
     requests
+}
+
+/// Refused where the table is missing, or of another number.
+pub(super) fn of_this_layout() -> Request {
+    elements(Verb::NewElement, NLM_F_CREATE, LAYOUT_SET, &[key(&[0; 4])])
 }
 
 fn table() -> Request {

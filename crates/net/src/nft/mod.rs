@@ -15,7 +15,7 @@ mod table;
 
 pub(crate) use frames::CheckedPod;
 pub(crate) use ports::PodPorts;
-pub(crate) use table::{Elements, Rules};
+pub(crate) use table::Elements;
 
 use dunnage_sys::netlink::Subsystem;
 

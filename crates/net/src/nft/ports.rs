@@ -8,7 +8,7 @@ use super::table::{
     ELEM_DATA, ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, MESSAGE_HEADER, elements, field, is_taken, key,
 };
 use super::{Attributes, NftSocket, TABLE, Verb, message};
-use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
+use crate::channel::{Failed, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, HostPort, HostPorts, Protocol, Result, SourceNat};
 
@@ -54,6 +54,10 @@ impl PodPorts {
         let pods = [pod4.map(IpAddr::V4), pod6.map(IpAddr::V6)].into_iter().flatten();
         let sources = pods.filter(|_| !ports.is_empty()).filter_map(|pod| Source::of(ports.source_nat, pod));
         Ok(Self { ports: all, sources: sources.collect() })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ports.is_empty()
     }
 
     /// The elements as the requests have them.
@@ -134,13 +138,24 @@ fn invalid(port: &HostPort, reason: &'static str) -> Error {
 impl NftSocket {
     /// Adds all ports or none.
     pub(crate) fn add_ports(&mut self, ports: &PodPorts) -> Result<()> {
-        match self.transact(ports.requests(NLM_F_CREATE | NLM_F_EXCL).collect()) {
-            Ok(()) => self.forget_stale(ports),
-            Err(failed) if is_taken(&failed.error) => Err(match ports.ports.get(failed.index) {
-                Some(element) => self.taken(element),
-                None => failed.error,
-            }),
-            Err(failed) => Err(failed.error),
+        Ok(self.add_ports_behind(Vec::new(), ports)?)
+    }
+
+    /// As [`Self::add_ports`], in one transaction with other requests, which come first.
+    pub(super) fn add_ports_behind(
+        &mut self,
+        before: Vec<Request>,
+        ports: &PodPorts,
+    ) -> std::result::Result<(), Failed> {
+        let first = before.len();
+        let requests = before.into_iter().chain(ports.requests(NLM_F_CREATE | NLM_F_EXCL));
+        let Err(failed) = self.transact(requests.collect()) else {
+            return self.forget_stale(ports).map_err(|error| Failed { index: first, error });
+        };
+        let element = failed.index.checked_sub(first).and_then(|index| ports.ports.get(index));
+        match element.filter(|_| is_taken(&failed.error)) {
+            Some(element) => Err(Failed { error: self.taken(element), ..failed }),
+            None => Err(failed),
         }
     }
 

@@ -4,7 +4,7 @@ use dunnage_sys::Errno;
 use ipnet::IpNet;
 
 use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6, USES};
-use super::{Attributes, NftSocket, TABLE, Verb, message};
+use super::{Attributes, NftSocket, PodPorts, TABLE, Verb, message};
 use crate::channel::{Failed, NLM_F_CREATE, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
@@ -39,32 +39,10 @@ pub(crate) struct Elements {
     pub(crate) bridge: Option<IfName>,
 }
 
-/// Which rules are looked for. To ask for all of them takes some 4 µs, and nobody but a person takes any.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Rules {
-    All,
-    /// One part after the other, by a number that goes up.
-    InTurn(u32),
-}
-
-impl Rules {
-    fn chains(self) -> &'static [(&'static str, u32)] {
-        match self {
-            Self::All => &USES,
-            Self::InTurn(turn) => {
-                let chosen = turn as usize % USES.len();
-                &USES[chosen..=chosen]
-            }
-        }
-    }
-}
-
 /// How a table is not as a network wants it.
 #[derive(Debug)]
 pub(crate) struct Lack {
     found: Found,
-    /// Whether somebody took rules out of it.
-    lost_rules: bool,
     /// What it knows and should not.
     stale: Elements,
 }
@@ -72,27 +50,25 @@ pub(crate) struct Lack {
 impl NftSocket {
     /// Makes sure that the table is there and knows the network. Whether it did not before.
     pub(crate) fn ensure(&mut self, network: &Elements) -> Result<bool> {
-        match self.lacks(network, Rules::All)? {
+        match self.lacks(network)? {
             Some(lack) => self.make(network, lack).map(|()| true),
             None => Ok(false),
         }
     }
 
     /// What keeps the table from being as the network wants it, if anything.
-    pub(crate) fn lacks(&mut self, network: &Elements, rules: Rules) -> Result<Option<Lack>> {
-        let Look { found, lost_rules, known, whole } = self.look(network, rules)?;
+    pub(crate) fn lacks(&mut self, network: &Elements) -> Result<Option<Lack>> {
+        let Look { found, known, whole } = self.look(network)?;
         let mut stale = network.unmasqueraded();
         stale.masqueraded.retain(|net| knows(&known, [MASQ4, MASQ6], *net));
         let knows = whole && network.is_in(&known);
-        let as_wanted = found == Found::Current && !lost_rules && knows && stale.masqueraded.is_empty();
-        Ok((!as_wanted).then_some(Lack { found, lost_rules, stale }))
+        let as_wanted = found == Found::Current && knows && stale.masqueraded.is_empty();
+        Ok((!as_wanted).then_some(Lack { found, stale }))
     }
 
     /// Makes the table as the network wants it.
-    pub(crate) fn make(&mut self, network: &Elements, lack: Lack) -> Result<()> {
-        let Lack { found, lost_rules, stale } = lack;
+    pub(crate) fn make(&mut self, network: &Elements, Lack { found, stale }: Lack) -> Result<()> {
         let mut requests = match found {
-            Found::Current if lost_rules => layout::again(),
             Found::Current => Vec::new(),
             Found::Nothing => layout::requests(),
             // Other networks of the host come back with their next pod, or by STATUS.
@@ -121,6 +97,19 @@ impl NftSocket {
         }
     }
 
+    /// Adds host ports, all or none, to a table that is thought to be as the network wants it. Whether it is; where
+    /// nothing of it has to be taken back, that costs less than to look beforehand.
+    pub(crate) fn add_ports_to(&mut self, network: &Elements, ports: &PodPorts) -> Result<bool> {
+        let mut requests = vec![layout::of_this_layout()];
+        requests.extend(network.requests(Verb::NewElement, NLM_F_CREATE));
+        let known = requests.len();
+        match self.add_ports_behind(requests, ports) {
+            // Missing, or known in another way.
+            Err(Failed { index, error }) if index < known && is_lacking(&error) => Ok(false),
+            added => Ok(added.map(|()| true)?),
+        }
+    }
+
     /// Removes the network from the table; one that is not there is a success.
     pub(crate) fn remove_network(&mut self, network: &Elements) -> Result<()> {
         // One by one: somebody may have removed some, and a batch would keep all then.
@@ -132,7 +121,7 @@ impl NftSocket {
 
     /// Removes the table with everything in it; when it is not there, that is a success.
     pub(crate) fn remove_table(&mut self) -> Result<()> {
-        if self.look(&Elements::default(), Rules::InTurn(0))?.found == Found::Nothing {
+        if self.look(&Elements::default())?.found == Found::Nothing {
             return Ok(());
         }
         or_absent(self.transact(vec![delete()]).map_err(Error::from))?;
@@ -151,39 +140,39 @@ impl NftSocket {
     pub(crate) fn has_its_rules(&mut self) -> Result<bool> {
         let get: Vec<Request> = USES.iter().map(|(name, _)| chain_lookup(name)).collect();
         let mut intact = 0;
-        self.channel.exchange(&get, |reply| intact += usize::from(is_intact(reply)))?;
+        self.channel.exchange(&get, |reply| {
+            intact += usize::from(USES.iter().any(|(name, uses)| is_used(reply, name, *uses)));
+        })?;
         Ok(intact == USES.len())
     }
 
+    /// Gives the table its rules again. What is in sets stays, that of other networks too.
+    pub(crate) fn restore_rules(&mut self) -> Result<()> {
+        Ok(self.transact(layout::again())?)
+    }
+
     /// What there is of the table, and what it knows of the network: both with one question, which every pod asks.
-    fn look(&mut self, network: &Elements, rules: Rules) -> Result<Look> {
-        let chains = rules.chains();
+    fn look(&mut self, network: &Elements) -> Result<Look> {
         let table = Attributes::new().text(1, TABLE);
         let get = message(Verb::GetTable, 0, table, format!("look up nftables table inet {TABLE}"));
         let mut all = vec![get];
-        all.extend(chains.iter().map(|(name, _)| chain_lookup(name)));
         // Known from when the network was masqueraded. Not the last question, so that its refusal is none.
         let once = network.unmasqueraded().requests(Verb::GetElement, 0).into_iter();
         all.extend(once.map(|request| request.unless(Errno::NOENT)));
         all.extend(network.requests(Verb::GetElement, 0));
-        let (mut comment, mut intact, mut known) = (None, 0, Vec::new());
+        let (mut comment, mut known) = (Vec::new(), Vec::new());
         let answer = self.channel.exchange(&all, |reply| {
-            // The table is told first, and its comment has the number that how often it is used has of a chain.
-            if comment.is_none() {
-                comment = Some(userdata_of(reply));
-            } else if is_intact(reply) {
-                intact += 1;
-            } else {
-                known.extend(keys(reply));
+            let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
+            if let Some((_, value)) = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA) {
+                comment = value.to_vec();
             }
+            known.extend(keys(reply));
         });
-        let comment = comment.unwrap_or_default();
-        let lost_rules = intact < chains.len();
         match answer {
-            Ok(()) => Ok(Look { found: Found::by(&comment)?, lost_rules, known, whole: true }),
+            Ok(()) => Ok(Look { found: Found::by(&comment)?, known, whole: true }),
             Err(Failed { index: 0, error }) => {
                 or_absent(Err::<(), _>(error))?;
-                Ok(Look { found: Found::Nothing, lost_rules, known, whole: false })
+                Ok(Look { found: Found::Nothing, known, whole: false })
             }
             Err(Failed { error, .. }) => {
                 let found = Found::by(&comment)?;
@@ -191,7 +180,7 @@ impl NftSocket {
                 if found == Found::Current {
                     or_absent(Err::<(), _>(error))?;
                 }
-                Ok(Look { found, lost_rules, known, whole: false })
+                Ok(Look { found, known, whole: false })
             }
         }
     }
@@ -200,8 +189,6 @@ impl NftSocket {
 /// What the kernel has told of a network.
 struct Look {
     found: Found,
-    /// Whether somebody took rules out of the table.
-    lost_rules: bool,
     known: Vec<Known>,
     /// Whether it knew everything that it was asked for, the bridge included.
     whole: bool,
@@ -213,11 +200,6 @@ pub(super) fn chain_lookup(name: &str) -> Request {
     message(Verb::GetChain, 0, chain, format!("look up nftables chain {name}")).unless(Errno::NOENT)
 }
 
-/// Whether an answer is about one of the chains by which all rules are known, with no fewer than it was made with.
-fn is_intact(reply: &[u8]) -> bool {
-    USES.iter().any(|(name, uses)| is_used(reply, name, *uses))
-}
-
 /// Whether an answer is about that chain, which has so many rules, and others that lead to it, or more.
 pub(super) fn is_used(reply: &[u8], chain: &str, least: u32) -> bool {
     let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
@@ -225,13 +207,6 @@ pub(super) fn is_used(reply: &[u8], chain: &str, least: u32) -> bool {
     let named = find(CHAIN_NAME).and_then(|name| name.strip_suffix(b"\0")) == Some(chain.as_bytes());
     let uses = find(CHAIN_USE).and_then(|value| value.first_chunk()).map(|uses| u32::from_be_bytes(*uses));
     named && uses.is_some_and(|uses| uses >= least)
-}
-
-/// The comment in what is told of a table.
-pub(super) fn userdata_of(reply: &[u8]) -> Vec<u8> {
-    let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
-    let data = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA);
-    data.map(|(_, value)| value.to_vec()).unwrap_or_default()
 }
 
 /// What there is of the table's name.
@@ -362,6 +337,11 @@ pub(super) fn elements(verb: Verb, flags: u16, set: &str, list: &[Attributes]) -
         _ => "look up in",
     };
     message(verb, flags, attributes, format!("{what} nftables set {set}"))
+}
+
+/// Whether a table or a set is missing, or has part of an interval.
+fn is_lacking(error: &Error) -> bool {
+    matches!(error.errno(), Some(Errno::NOENT | Errno::EXIST | Errno::NOTEMPTY))
 }
 
 /// Whether a transaction failed because an element is there with another value.

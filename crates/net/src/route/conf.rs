@@ -10,9 +10,9 @@ use netlink_packet_core::DefaultNla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{AfSpecUnspec, LinkAttribute, LinkMessage};
 
-use super::ip::{MAKE, add_address, unreachable};
+use super::ip::{MAKE, unreachable};
 use super::link::no_ipv6_addresses;
-use super::{Link, RTM_NEWLINK, RTM_NEWROUTE, RouteSocket, request};
+use super::{RTM_NEWLINK, RTM_NEWROUTE, RouteSocket, request};
 use crate::channel::{Request, attributes};
 use crate::{Error, IfName, Result};
 
@@ -34,15 +34,6 @@ const FORWARDS: &str = "ask whether the host forwards";
 /// A switch of IPv4 and what it is to be.
 pub(super) type Switch = (u16, bool);
 
-/// What all pods of a network share.
-#[derive(Debug, Default)]
-pub(crate) struct Shared<'a> {
-    /// Nets whose addresses are unreachable unless they have a route of their own.
-    pub(crate) closed: &'a [IpNet],
-    /// The link that has the gateways' addresses, and these.
-    pub(crate) gateways: Option<(&'a Link, Vec<IpNet>)>,
-}
-
 impl RouteSocket {
     /// Lets addresses of loopback pass a link that is there already.
     pub(crate) fn route_localnet(&mut self, link: &IfName) -> Result<()> {
@@ -54,29 +45,37 @@ impl RouteSocket {
         Ok(self.channel.exchange(&[set], |_| {})?)
     }
 
-    /// Makes what is missing of what all pods share (again is fine), and tells of each family whether the host forwards
-    /// its packets: with one datagram, because every pod asks both.
-    pub(crate) fn share(&mut self, shared: &Shared<'_>, families: &[AddressFamily]) -> Result<Vec<bool>> {
-        let closed = shared.closed.iter().map(|net| unreachable(RTM_NEWROUTE, MAKE, *net));
-        let gateways = shared.gateways.iter().flat_map(|(link, addresses)| {
-            addresses.iter().map(|address| add_address(link.index, &link.name, *address))
-        });
-        let made = closed.chain(gateways).map(|request| request.unless(Errno::EXIST));
-        let all: Vec<Request> = made.chain(families.iter().map(|family| forwarding(*family))).collect();
-        let mut found = Vec::new();
-        self.channel.exchange(&all, |reply| {
-            let body = reply.get(NETCONF_HEADER..).unwrap_or_default();
-            let value = attributes(body).find(|(kind, _)| *kind == NETCONFA_FORWARDING);
-            found.extend(value.map(|(_, value)| value.iter().any(|byte| *byte != 0)));
-        })?;
-        match found.len() == families.len() {
-            true => Ok(found),
-            false => Err(Error::Answer { what: FORWARDS.to_owned(), reason: "no forwarding in it" }),
-        }
+    /// The families of which the host does not forward packets.
+    pub(crate) fn unforwarded(&mut self, families: &[AddressFamily]) -> Result<Vec<AddressFamily>> {
+        let all: Vec<Request> = families.iter().copied().map(ask_forwarding).collect();
+        let mut answers = Vec::new();
+        self.channel.exchange(&all, |reply| answers.extend(forwards(reply)))?;
+        without(families, &answers)
     }
 }
 
-fn forwarding(family: AddressFamily) -> Request {
+/// Makes all addresses of a net unreachable that have no route of their own; again is fine.
+pub(super) fn close_net(net: IpNet) -> Request {
+    unreachable(RTM_NEWROUTE, MAKE, net).unless(Errno::EXIST)
+}
+
+/// What an answer to [`ask_forwarding`] says.
+pub(super) fn forwards(reply: &[u8]) -> Option<bool> {
+    let mut all = attributes(reply.get(NETCONF_HEADER..)?);
+    let (_, value) = all.find(|(kind, _)| *kind == NETCONFA_FORWARDING)?;
+    Some(value.iter().any(|byte| *byte != 0))
+}
+
+/// Those families to which the answer was no.
+pub(super) fn without(families: &[AddressFamily], answers: &[bool]) -> Result<Vec<AddressFamily>> {
+    if answers.len() != families.len() {
+        return Err(Error::Answer { what: FORWARDS.to_owned(), reason: "no forwarding in it" });
+    }
+    Ok(families.iter().zip(answers).filter(|(_, forwards)| !**forwards).map(|(family, _)| *family).collect())
+}
+
+/// Asks whether the host forwards packets of a family.
+pub(super) fn ask_forwarding(family: AddressFamily) -> Request {
     let mut body = vec![u8::from(family), 0, 0, 0];
     body.extend(attribute(NETCONFA_IFINDEX, &ALL.to_ne_bytes()));
     Request::new(RTM_GETNETCONF, 0, body, FORWARDS.to_owned())

@@ -20,7 +20,6 @@ use netlink_packet_core::Emitable;
 use crate::Result;
 use crate::channel::{Channel, Request};
 
-pub(crate) use conf::Shared;
 pub use link::LinkOptions;
 pub(crate) use link::{Bridge, Link};
 pub(crate) use list::{Listed, Probe};
@@ -58,7 +57,7 @@ impl RouteSocket {
         Ok(Self { channel: Channel::open(Subsystem::Route)? })
     }
 
-    /// Opens a net that [`Self::share`] has closed; again is fine.
+    /// Takes back what [`conf::close_net`] did for a net; again is fine.
     pub(crate) fn open_net(&mut self, net: IpNet) -> Result<()> {
         self.send(ip::unreachable(RTM_DELROUTE, 0, net).unless(Errno::SRCH))
     }

@@ -5,12 +5,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use dunnage_sys::Errno;
 use ipnet::{IpNet, Ipv6Net};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo,
     LinkMessage,
 };
 
-use super::conf::{ACCEPT_REDIRECTS, ROUTE_LOCALNET, link_switches};
+use super::conf::{
+    ACCEPT_REDIRECTS, ROUTE_LOCALNET, ask_forwarding, close_net, forwards, link_switches, without,
+};
 use super::ip::{add_address, behind_port, host_route, neighbour, pod_route, probe_address};
 use super::link::up;
 use super::{LOOPBACK, Link, RTM_NEWLINK, RouteSocket, request};
@@ -79,6 +82,12 @@ pub(crate) struct HostEnd<'a> {
     pub(crate) ipv6: bool,
     /// For people: what `ip link` prints beside the name. Empty for none.
     pub(crate) alias: &'a str,
+    /// Nets whose other addresses are to be unreachable.
+    pub(crate) closed: &'a [IpNet],
+    /// The link of a bridge that has the gateways' addresses, and these: somebody may have taken some.
+    pub(crate) gateways: Option<(&'a Link, Vec<IpNet>)>,
+    /// Those of which the host has to forward packets.
+    pub(crate) families: &'a [AddressFamily],
 }
 
 /// What is wanted inside a pod's network namespace.
@@ -117,9 +126,16 @@ impl RouteSocket {
         }
     }
 
-    /// Configures the host's end and brings it up, in one datagram.
-    pub(crate) fn configure_host_end(&mut self, end: &HostEnd<'_>) -> Result<()> {
-        let mut batch = vec![before_up(end)];
+    /// Configures the host's end and brings it up, with what all pods of the network need, in one datagram. Gives the
+    /// families of which the host does not forward packets.
+    pub(crate) fn configure_host_end(&mut self, end: &HostEnd<'_>) -> Result<Vec<AddressFamily>> {
+        let mut batch: Vec<Request> = end.families.iter().copied().map(ask_forwarding).collect();
+        batch.extend(end.closed.iter().copied().map(close_net));
+        if let Some((link, addresses)) = &end.gateways {
+            let made = addresses.iter().map(|net| add_address(link.index, &link.name, *net));
+            batch.extend(made.map(|request| request.unless(Errno::EXIST)));
+        }
+        batch.push(before_up(end));
         if let Way::Port { sole: Some(mac), .. } = end.way {
             batch.push(behind_port(end.index, end.name.as_str(), mac));
         }
@@ -134,7 +150,9 @@ impl RouteSocket {
                 batch.push(neighbour(end.index, address.net.addr(), pod_mac));
             }
         }
-        Ok(self.channel.exchange(&batch, |_| {})?)
+        let mut answers = Vec::new();
+        self.channel.exchange(&batch, |reply| answers.extend(forwards(reply)))?;
+        without(end.families, &answers)
     }
 
     /// Configures the pod's end, and loopback, in one datagram; the socket must be of the pod's namespace.
