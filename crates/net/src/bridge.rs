@@ -6,18 +6,10 @@ use std::net::IpAddr;
 use dunnage_sys::Errno;
 use ipnet::IpNet;
 
-use crate::host::Host;
+use crate::host::{Bridged, Host};
 use crate::mac::end_of;
 use crate::route::{Bridge, Link, link_local};
 use crate::{Error, IfName, LinkOptions, Mac, Result, sysctl};
-
-/// Links of the host that all pods of a bridged network share.
-#[derive(Debug)]
-pub(crate) struct Bridged {
-    pub(crate) bridge: Link,
-    /// That into the VLAN of the pods, which has the gateways' addresses then.
-    vlan: Option<Link>,
-}
 
 impl Host {
     /// The link that has the gateways' addresses, and these; it may have lost some.

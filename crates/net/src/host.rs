@@ -6,11 +6,10 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 
 use crate::attachment::HOST_END;
-use crate::bridge::Bridged;
 use crate::lease::{LeaseState, LockedLeases};
 use crate::netns::Home;
 use crate::nft::{Elements, NftSocket, PodPorts};
-use crate::route::RouteSocket;
+use crate::route::{Link, RouteSocket};
 use crate::{Error, IfName, Mac, Mode, NetworkConfig, Result, sysctl};
 
 pub(crate) const FORWARD4: &str = "ipv4/ip_forward";
@@ -30,6 +29,14 @@ pub(crate) struct Host {
     pub(crate) route: RouteSocket,
     pub(crate) nft: NftSocket,
     pub(crate) ipv6: bool,
+}
+
+/// Links of the host that all pods of a bridged network share.
+#[derive(Debug)]
+pub(crate) struct Bridged {
+    pub(crate) bridge: Link,
+    /// That into the VLAN of the pods, which has the gateways' addresses then.
+    pub(crate) vlan: Option<Link>,
 }
 
 impl Host {

@@ -3,10 +3,9 @@
 use dunnage_sys::Errno;
 
 use crate::attachment::{Attachment, address_of};
-use crate::bridge::Bridged;
 use crate::error::or_absent;
 use crate::frames::checked_pod;
-use crate::host::Host;
+use crate::host::{Bridged, Host};
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::{Elements, PodPorts};
 use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Way};
