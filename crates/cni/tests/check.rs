@@ -50,6 +50,11 @@ fn check_notices_what_was_tampered_with() {
             ];
             tampering.extend(match mode {
                 "routed" => vec![
+                    (
+                        "sysctl -qw net.ipv4.conf.HOST.route_localnet=0",
+                        false,
+                        "host ports on 127.0.0.1 lead nowhere: /proc/sys/net/ipv4/conf/dnp",
+                    ),
                     ("ip route flush dev HOST", false, "the host's route to 10.88.0."),
                     ("ip addr del 10.88.0.1/32 dev lo", false, "the pod's gateway, is gone from lo"),
                     (
@@ -93,6 +98,12 @@ fn check_notices_what_was_tampered_with() {
                     ("ip link set HOST nomaster", false, "is not a port of bridge cni0"),
                     ("ip link set cni0 down", false, "bridge cni0 is down"),
                     ("ip addr del 10.88.0.1/16 dev cni0", false, "the pod's gateway, is gone from cni0"),
+                    // Last, because nobody puts it back.
+                    (
+                        "sysctl -qw net.ipv4.conf.cni0.route_localnet=0",
+                        false,
+                        "host ports on 127.0.0.1 lead nowhere: /proc/sys/net/ipv4/conf/cni0/route_localnet is 0",
+                    ),
                 ],
             });
             for (number, (tamper, inside, says)) in tampering.into_iter().enumerate() {
@@ -119,6 +130,8 @@ fn check_notices_limits_isolation_and_rules_that_were_taken_away() {
         let result = world.add(&pod, &config);
         let differs = || check(world, &pod, &config, &result).error().2;
         assert!(check(world, &pod, &config, &result).ok().is_null());
+        world::run("tc", "qdisc change dev dnp0a580002 root tbf rate 9mbit burst 64kb latency 25ms");
+        assert_eq!(differs(), "link dnp0a580002 of the host limits bandwidth to another rate");
         world::run("tc", "qdisc del dev dnp0a580002 root");
         assert_eq!(differs(), "link dnp0a580002 of the host does not limit bandwidth");
         pod.run(|| world::run("tc", "qdisc del dev eth0 root"));
@@ -233,6 +246,12 @@ fn check_behind_another_entry_compares_what_that_one_added() {
         let options = json!({"promisc": true, "allmulti": true, "txQLen": 77, "mtu": 1400});
         for (keys, inside, tamper, says) in [
             (&limits, false, "tc qdisc del dev HOST root", "link HOST of the host does not limit bandwidth"),
+            (
+                &limits,
+                true,
+                "tc qdisc change dev eth0 root tbf rate 9mbit burst 64kb latency 25ms",
+                "interface eth0 of the pod limits bandwidth to another rate",
+            ),
             (
                 &limits,
                 true,

@@ -1,8 +1,6 @@
 //! The host's side of a pod network: route or bridge, nftables table, forwarding. Made by the first pod, checked by
 //! every pod, removed when no pod is left.
 
-use std::net::IpAddr;
-
 use dunnage_sys::Errno;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
@@ -10,11 +8,10 @@ use netlink_packet_route::AddressFamily;
 use crate::attachment::HOST_END;
 use crate::config::IPV6_MTU;
 use crate::lease::{LeaseState, LockedLeases};
-use crate::mac::end_of;
 use crate::netns::Home;
 use crate::nft::{Elements, NftSocket, PodPorts};
-use crate::route::{Bridge, Link, RouteSocket};
-use crate::{Error, IfName, LinkOptions, Mac, Mode, NetworkConfig, Result, sysctl};
+use crate::route::{Link, RouteSocket};
+use crate::{Error, IfName, Mac, Mode, NetworkConfig, Result, sysctl};
 
 pub(crate) const FORWARD4: &str = "ipv4/ip_forward";
 pub(crate) const FORWARD6: &str = "ipv6/conf/all/forwarding";
@@ -35,6 +32,14 @@ pub(crate) struct Host {
     pub(crate) ipv6: bool,
 }
 
+/// Links of the host that all pods of a bridged network share.
+#[derive(Debug)]
+pub(crate) struct Bridged {
+    pub(crate) bridge: Link,
+    /// That into the VLAN of the pods, which has the gateways' addresses then.
+    pub(crate) vlan: Option<Link>,
+}
+
 impl Host {
     pub(crate) fn open(config: NetworkConfig) -> Result<Self> {
         // Which a link with a smaller MTU does without (RFC 8200).
@@ -52,8 +57,8 @@ impl Host {
         })
     }
 
-    /// Makes what is missing, but for a table that [`Self::relies_on_table`], and gives the index of the bridge, if the
-    /// network has one.
+    /// Makes what is missing, but for a table that [`Self::relies_on_table`], and gives the bridge, if the network has
+    /// one.
     ///
     /// The table comes first: its guard must stand before the bridge lets loopback addresses pass.
     pub(crate) fn ensure(
@@ -61,7 +66,7 @@ impl Host {
         leases: &LockedLeases<'_>,
         elements: &Elements,
         first: bool,
-    ) -> Result<Option<u32>> {
+    ) -> Result<Option<Bridged>> {
         let anew = !self.relies_on_table(first) && self.ensure_table(leases, elements, first)?;
         match self.config.mode {
             Mode::Bridged => self.ensure_bridge(anew).map(Some),
@@ -235,89 +240,6 @@ impl Host {
         Ok(())
     }
 
-    /// The bridge, if it is there and nothing else has its name.
-    pub(crate) fn bridge(&mut self) -> Result<Option<Link>> {
-        let name = &self.config.bridge;
-        match self.route.link(name)? {
-            Some(link) if link.kind.as_deref() != Some("bridge") => {
-                let reason = "is not a bridge".to_owned();
-                Err(Error::Foreign { what: "link", name: name.to_string(), reason })
-            }
-            link => Ok(link),
-        }
-    }
-
-    fn ensure_bridge(&mut self, again: bool) -> Result<u32> {
-        let link = match self.bridge()? {
-            Some(link) => link,
-            None => self.create_bridge()?,
-        };
-        let lets_vlans_mix = self.config.bridging.has_vlans() && !link.filters_vlans;
-        // It comes up last, so a bridge of ours that is up has its addresses.
-        if again || !link.up || !link.mac.is_some_and(Mac::is_of_bridge) || lets_vlans_mix {
-            self.set_up_bridge(&link)?;
-        }
-        if self.config.bridging.promiscuous && !link.promiscuous {
-            self.route.set_options(&link, &LinkOptions { promiscuous: true, ..Default::default() })?;
-        }
-        Ok(link.index)
-    }
-
-    fn create_bridge(&mut self) -> Result<Link> {
-        let name = &self.config.bridge;
-        let vlans = self.config.bridging.has_vlans();
-        let (mac, mtu) = (self.bridge_mac()?, self.config.mtu);
-        let made = self.route.create_bridge(&Bridge { name, mac, mtu, vlans });
-        made.map_err(|error| without_vlans(error, vlans))?;
-        let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
-        self.route.link(name)?.ok_or_else(gone)
-    }
-
-    fn set_up_bridge(&mut self, bridge: &Link) -> Result<()> {
-        let name = self.config.bridge.clone();
-        let vlan = self.config.bridging.vlan;
-        if self.config.bridging.has_vlans() {
-            self.route.filter_vlans(&name).map_err(|error| without_vlans(error, true))?;
-        }
-        if !self.config.bridging.gateway {
-            return self.set_up_link(bridge, &name, false);
-        }
-        let Some(vlan) = vlan else { return self.set_up_link(bridge, &name, true) };
-        self.set_up_link(bridge, &name, false)?;
-        let name = self.gateway_link()?;
-        if self.route.link(&name)?.is_none() {
-            let mac = self.bridge_mac()?;
-            self.route.create_vlan_link(&name, bridge, vlan, mac)?;
-        }
-        let gone = || Error::Answer { what: format!("look up link {name}"), reason: "it has just been made" };
-        let link = self.route.link(&name)?.ok_or_else(gone)?;
-        self.set_up_link(&link, &name, true)
-    }
-
-    /// Brings a link up, with the gateways' addresses or with none.
-    fn set_up_link(&mut self, link: &Link, name: &IfName, gateway: bool) -> Result<()> {
-        if !gateway {
-            // Somebody else's bridge may have addresses of its own.
-            if self.ipv6 && link.mac.is_some_and(Mac::is_of_bridge) {
-                self.route.without_link_local(name)?;
-                if self.config.ranges.is_empty() {
-                    // No rule drops what pods say to be routers of.
-                    sysctl::write(&sysctl::of_link("ipv6", name, "accept_ra"), "0")?;
-                }
-            }
-            return self.route.bring_up(link, &[]);
-        }
-        // For host ports on 127.0.0.1; the guard chain keeps pods from using it the other way.
-        self.route.route_localnet(name)?;
-        if self.config.ranges.has_family(false) {
-            // Neighbour solicitations for forwarded packets need a link-local source: it stays, but unprobed.
-            sysctl::write(&sysctl::of_link("ipv6", name, "accept_dad"), "0")?;
-        } else if self.ipv6 {
-            self.route.without_link_local(name)?;
-        }
-        self.route.bring_up(link, &self.config.ranges.gateways())
-    }
-
     /// Those of either mode, because it may have been changed; and only a bridge that was made here, which its
     /// link-layer address tells, and that nobody else is on. Whether there is no such bridge any more.
     fn remove_links_and_routes(&mut self, nets: &[IpNet]) -> Result<bool> {
@@ -342,27 +264,6 @@ impl Host {
             self.route.delete(&name)?;
         }
         Ok(true)
-    }
-
-    /// Its first bytes tell a bridge of ours from a stranger's of the same name.
-    fn bridge_mac(&self) -> Result<Mac> {
-        let gateway = |ipv4| self.config.ranges.first_range(ipv4).map(|range| range.gateway);
-        match gateway(true).or(gateway(false)) {
-            Some(IpAddr::V4(gateway)) => Ok(Mac::of_bridge(gateway)),
-            Some(IpAddr::V6(gateway)) => Ok(Mac::of_bridge(end_of(gateway))),
-            None => Mac::random_of_bridge(),
-        }
-    }
-}
-
-/// Says what the kernel lacks, which it does not itself.
-fn without_vlans(error: Error, vlans: bool) -> Error {
-    match error {
-        Error::Refused { what, errno: Errno::OPNOTSUPP, detail: None } if vlans => {
-            let detail = Some("this kernel is without VLANs on bridges (BRIDGE_VLAN_FILTERING)".to_owned());
-            Error::Refused { what, errno: Errno::OPNOTSUPP, detail }
-        }
-        error => error,
     }
 }
 

@@ -20,6 +20,7 @@
 
 mod addition;
 mod attachment;
+mod bridge;
 mod channel;
 mod collect;
 mod config;

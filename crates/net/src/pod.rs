@@ -5,7 +5,7 @@ use dunnage_sys::Errno;
 use crate::attachment::{Attachment, address_of};
 use crate::error::or_absent;
 use crate::frames::checked_pod;
-use crate::host::Host;
+use crate::host::{Bridged, Host};
 use crate::lease::{Lease, LeaseKind, LeaseState, LeaseStore, Owner};
 use crate::nft::{Elements, PodPorts};
 use crate::route::{HostEnd, Pair, PodEnd, RouteSocket, Way};
@@ -224,17 +224,17 @@ fn attach(
     PodPorts::new(&request.ports, lease.address4(), lease.given.address6)?;
     let elements = undo.host.elements(&undo.leases);
     let Work { host, leases } = &mut **undo;
-    let bridge = host.ensure(leases, &elements, first)?;
+    let bridged = host.ensure(leases, &elements, first)?;
 
     if let Some(pod) = checked_pod(&lease) {
         let undone = pod.clone();
         undo.push("forget the pod's frames", move |work| work.host.nft.forget_frames(&undone));
         undo.check_frames(&pod)?;
     }
-    let pair = undo.create_veth(&attachment, netns, bridge)?;
+    let pair = undo.create_veth(&attachment, netns, bridged.as_ref().map(|bridged| bridged.bridge.index))?;
     let host_ifname = attachment.host_ifname.clone();
     undo.push("delete the veth pair", move |work| work.host.route.delete(&host_ifname));
-    configure_host_end(undo, &attachment, &elements, pair, request)?;
+    configure_host_end(undo, &attachment, &elements, bridged.as_ref(), pair, request)?;
     configure_pod_end(undo.host, &attachment, netns, pair, request)?;
     // The end that came up first has carrier now, but drops packets until a work queue of the kernel has seen
     // it. Asking settles that at once (since 6.8), so that the pod's first packet is not lost.
@@ -249,6 +249,7 @@ fn configure_host_end(
     Work { host, leases }: &mut Work<'_>,
     attachment: &Attachment,
     elements: &Elements,
+    bridged: Option<&Bridged>,
     pair: Pair,
     request: &PodRequest,
 ) -> Result<()> {
@@ -274,6 +275,7 @@ fn configure_host_end(
         ipv6: host.ipv6,
         alias: &request.alias,
         closed: if routed { &elements.pods } else { &[] },
+        gateways: bridged.and_then(|bridged| host.gateways(bridged)),
         families: &host.families(),
     })?;
     for family in unforwarded {

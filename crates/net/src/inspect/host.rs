@@ -12,7 +12,10 @@ use crate::lease::Lease;
 use crate::nft::PodPorts;
 use crate::route::{LOOPBACK, Link, Neighbour, Place};
 use crate::work::Work;
-use crate::{HostPorts, Mode, PodRequest, Result};
+use crate::{HostPorts, IfName, Mode, PodRequest, Result, sysctl};
+
+/// The switch of a link by which addresses of loopback pass it.
+const ROUTE_LOCALNET: &str = "route_localnet";
 
 impl Work<'_> {
     /// What differs of the host's end, of what a bridge or the routes have for it, and of forwarding.
@@ -54,8 +57,9 @@ impl Work<'_> {
             return Ok(vec![format!("link {name} of the host is gone")]);
         };
         let mut found = Vec::new();
-        if request.to_pod.is_some() && !link.shaped {
-            found.push(format!("link {name} of the host does not limit bandwidth"));
+        if let Some(shape) = request.to_pod {
+            let wrong = self.host.route.wrong_shape(&link, shape)?;
+            found.extend(wrong.map(|wrong| format!("link {name} of the host {wrong}")));
         }
         if request.link.mtu.is_some() && link.mtu != request.link.mtu {
             found.push(format!("link {name} of the host has another MTU"));
@@ -64,10 +68,30 @@ impl Work<'_> {
     }
 
     /// The host ports that do not lead to the lease's pod, be they said or kept.
-    pub(super) fn port_differences(&mut self, lease: &Lease, said: &HostPorts) -> Result<Vec<String>> {
+    pub(super) fn port_differences(
+        &mut self,
+        lease: &Lease,
+        attachment: &Attachment,
+        said: &HostPorts,
+    ) -> Result<Vec<String>> {
         let ports = with_kept(said, self.leases.kept_ports(lease));
-        let ports = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
-        self.host.nft.wrong_ports(&ports)
+        let elements = PodPorts::new(&ports, lease.address4(), lease.given.address6)?;
+        let mut found = self.host.nft.wrong_ports(&elements)?;
+        let config = &self.host.config;
+        let link = match config.mode {
+            Mode::Routed => Some(attachment.host_ifname.clone()),
+            Mode::Bridged if config.bridging.gateway => Some(self.host.gateway_link()?),
+            Mode::Bridged => None,
+        };
+        if let Some(link) = link.filter(|_| lease.address4().is_some() && ports.open_to_loopback())
+            && is_closed_to_loopback(&link)
+        {
+            found.push(format!(
+                "host ports on 127.0.0.1 lead nowhere: /proc/sys/net/{} is 0",
+                sysctl::of_link("ipv4", &link, ROUTE_LOCALNET)
+            ));
+        }
+        Ok(found)
     }
 
     fn bridge_differences(
@@ -183,7 +207,17 @@ impl Work<'_> {
         gateways.sort();
         gateways.dedup();
         let gone = gateways.iter().filter(|gateway| there.iter().all(|net| net.addr() != **gateway));
-        Ok(gone.map(|gateway| format!("address {gateway}, the pod's gateway, is gone from {name}")).collect())
+        let mut found: Vec<String> = gone
+            .map(|gateway| format!("address {gateway}, the pod's gateway, is gone from {name}"))
+            .collect();
+        let asks = self.host.config.mode == Mode::Bridged && gateways.iter().any(IpAddr::is_ipv6);
+        let link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+        if asks && !there.iter().any(link_local) {
+            found.push(format!(
+                "{name} has no link-local address, without which the host finds no IPv6 neighbour"
+            ));
+        }
+        Ok(found)
     }
 
     pub(super) fn table_differences(&mut self) -> Result<Option<String>> {
@@ -194,8 +228,13 @@ impl Work<'_> {
         if !self.host.nft.knows(&elements)? {
             return Ok(Some("nftables table inet dunnage is gone or does not know the network".to_owned()));
         }
-        let lost =
-            "nftables table inet dunnage has lost rules; once it is deleted, the next ADD makes it anew";
+        let lost = "nftables table inet dunnage has lost rules, which STATUS makes again, or the next ADD once it is deleted";
         Ok((!self.host.nft.has_its_rules()?).then(|| lost.to_owned()))
     }
+}
+
+/// Whether a link is there and drops packets with addresses of loopback. Either of the two switches being on means on.
+fn is_closed_to_loopback(link: &IfName) -> bool {
+    let off = |key: &str| sysctl::read(key).is_ok_and(|value| value == "0");
+    off(&sysctl::of_link("ipv4", link, ROUTE_LOCALNET)) && off("ipv4/conf/all/route_localnet")
 }

@@ -30,7 +30,7 @@ impl PodNetwork {
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         let mut found = work.host_differences(&attachment, request, lease.given.checked)?;
         found.extend(work.table_differences()?);
-        found.extend(work.port_differences(&lease, &request.ports)?);
+        found.extend(work.port_differences(&lease, &attachment, &request.ports)?);
         if let Some(pod) = checked_pod(&lease)
             && !work.host.nft.checks_frames(&pod)?
         {
@@ -56,24 +56,27 @@ impl PodNetwork {
         let Some(lease) = work.leases.find(owner)? else { return none() };
         let attachment = Attachment::new(&work.host.config, &lease, owner.ifname());
         let mut found = work.host_end_differences(&attachment, request)?;
-        found.extend(work.port_differences(&lease, &request.ports)?);
+        found.extend(work.port_differences(&lease, &attachment, &request.ports)?);
         found.extend(pod::addition_differences(&attachment, netns, request)?);
         Ok(found)
     }
 
-    /// Whether pods can be attached now; repairs the firewall when somebody flushed it. Waits for nobody.
+    /// Whether pods can be attached now; repairs the firewall when somebody flushed it, or took rules of it. Waits for
+    /// nobody.
     ///
     /// # Errors
     /// What attaching would fail with.
     pub fn health(&mut self) -> Result<()> {
         self.store.check()?;
         if self.host.config.mode == Mode::Bridged {
-            self.host.bridge()?;
+            self.host.check_bridge_name()?;
         }
         let wanted = self.host.wanted_elements();
-        let knows = wanted.is_empty() || self.host.nft.knows(&wanted)?;
+        let nft = &mut self.host.nft;
+        let knows = wanted.is_empty() || nft.knows(&wanted)?;
+        let has_rules = wanted.is_empty() || nft.has_its_rules()?;
         let checks = !self.host.config.checks_sources() || self.checks_frames()?;
-        if knows && checks {
+        if knows && has_rules && checks {
             return Ok(());
         }
         // Before the first pod there is nothing to repair, and whoever has the lock is attaching one, which does.
@@ -84,6 +87,9 @@ impl PodNetwork {
         let elements = self.host.elements(&leases);
         if !knows && self.host.nft.ensure(&elements)? {
             self.host.restore_ports(&leases)?;
+        }
+        if !has_rules && !self.host.nft.has_its_rules()? {
+            self.host.nft.restore_rules()?;
         }
         if checks { Ok(()) } else { self.host.ensure_frames(&leases) }
     }

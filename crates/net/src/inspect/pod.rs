@@ -24,7 +24,7 @@ impl PodNetwork {
                 return Ok(found);
             };
             found.extend(link_differences(config, attachment, &link));
-            found.extend(option_differences(&link, request));
+            found.extend(option_differences(&mut route, &link, request)?);
             found.extend(list_differences(config, attachment, &route.listed(link.index)?));
             if config.mode == Mode::Routed {
                 found.extend(neighbour_differences(attachment, &route.neighbours(link.index)?));
@@ -41,8 +41,11 @@ pub(super) fn addition_differences(
     request: &PodRequest,
 ) -> Result<Vec<String>> {
     netns.run(|| {
-        let link = RouteSocket::open()?.link(&attachment.ifname)?;
-        Ok(link.map_or_else(|| vec![gone(attachment)], |link| option_differences(&link, request)))
+        let mut route = RouteSocket::open()?;
+        match route.link(&attachment.ifname)? {
+            Some(link) => option_differences(&mut route, &link, request),
+            None => Ok(vec![gone(attachment)]),
+        }
     })?
 }
 
@@ -59,16 +62,17 @@ fn link_differences(config: &NetworkConfig, attachment: &Attachment, link: &Link
     said(link, &differs)
 }
 
-fn option_differences(link: &Link, request: &PodRequest) -> Vec<String> {
+fn option_differences(route: &mut RouteSocket, link: &Link, request: &PodRequest) -> Result<Vec<String>> {
+    let limit = request.from_pod.map(|shape| route.wrong_shape(link, shape)).transpose()?.flatten();
     let LinkOptions { promiscuous, all_multicast, queue_length, mtu } = request.link;
     let differs = [
-        (request.from_pod.is_some() && !link.shaped, "does not limit bandwidth"),
+        (limit.is_some(), limit.unwrap_or_default()),
         (promiscuous && !link.promiscuous, "does not receive every frame"),
         (all_multicast && !link.all_multicast, "does not receive every multicast frame"),
         (queue_length.is_some() && link.queue_length != queue_length, "has another length of its queue"),
         (mtu.is_some() && link.mtu != mtu, "has another MTU"),
     ];
-    said(link, &differs)
+    Ok(said(link, &differs))
 }
 
 fn said(link: &Link, differs: &[(bool, &str)]) -> Vec<String> {

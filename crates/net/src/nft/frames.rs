@@ -19,7 +19,7 @@ use super::expression::{
     Expression, Header, META_IIFNAME, R, after, drop_packet, meta, outside, payload, within,
 };
 use super::layout::{ETHER_ADDR, Hook, IFNAME, Set, chain, new_set, rule, userdata};
-use super::table::TABLE_USERDATA;
+use super::table::{TABLE_USERDATA, chain_lookup, is_used};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Request, attributes};
 use crate::error::or_absent;
@@ -65,6 +65,7 @@ impl NftSocket {
     pub(crate) fn check_frames_of(&mut self, network: &NetworkName, pods: &[CheckedPod]) -> Result<()> {
         match self.frame_table(None)? {
             Found::Current => {}
+            Found::Bare => self.transact(contents().map(of_bridges).collect())?,
             Found::Older => self.transact(std::iter::once(delete()).chain(layout()).collect())?,
             Found::Nothing => self.transact(layout()).map_err(|failed| without_bridges(failed.error))?,
         }
@@ -95,6 +96,11 @@ impl NftSocket {
 
     /// Whether a pod's frames are checked.
     pub(crate) fn checks_frames(&mut self, pod: &CheckedPod) -> Result<bool> {
+        match self.frame_table(None) {
+            Ok(Found::Current) => {}
+            Ok(_) | Err(Error::Foreign { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
         let get = of_pods(Verb::GetElement, 0, std::slice::from_ref(pod));
         Ok(or_absent(self.channel.exchange(&get, |_| {}).map_err(Error::from))?.is_some())
     }
@@ -137,16 +143,23 @@ impl NftSocket {
     fn frame_table(&mut self, network: Option<&NetworkName>) -> Result<Found> {
         let what = format!("look up nftables table bridge {TABLE}");
         let mut get = vec![of_bridges(message(Verb::GetTable, 0, Attributes::new().text(1, TABLE), what))];
+        let (name, _) = CHAIN;
+        get.push(of_bridges(chain_lookup(name)));
         get.extend(network.map(|network| of_network(Verb::GetElement, 0, network)));
-        let mut comment = Vec::new();
+        let (mut comment, mut has_its_rule) = (None, false);
         let answer = self.channel.exchange(&get, |reply| {
-            let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
-            let data = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA);
-            comment.extend(data.map(|(_, value)| value.to_vec()).unwrap_or_default());
+            // The table is told first.
+            if comment.is_none() {
+                comment = Some(comment_of(reply));
+            } else {
+                has_its_rule |= is_used(reply, name, 1);
+            }
         });
+        let comment = comment.unwrap_or_default();
         match or_absent(answer.map_err(Error::from))? {
             None => Ok(Found::Nothing),
-            Some(()) if comment == userdata(LAYOUT) => Ok(Found::Current),
+            Some(()) if comment == userdata(LAYOUT) && has_its_rule => Ok(Found::Current),
+            Some(()) if comment == userdata(LAYOUT) => Ok(Found::Bare),
             // Behind type and length.
             Some(()) if comment.get(2..).is_some_and(|text| text.starts_with(OURS.as_bytes())) => {
                 Ok(Found::Older)
@@ -180,18 +193,30 @@ impl NftSocket {
 enum Found {
     Nothing,
     Current,
+    /// Somebody took its rule.
+    Bare,
     /// Made by another version of this program.
     Older,
+}
+
+/// The comment in what is told of a table.
+fn comment_of(reply: &[u8]) -> Vec<u8> {
+    let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
+    let data = attributes(body).find(|(kind, _)| *kind == TABLE_USERDATA);
+    data.map(|(_, value)| value.to_vec()).unwrap_or_default()
 }
 
 fn layout() -> Vec<Request> {
     let attributes = Attributes::new().text(1, TABLE).number(2, 0).bytes(TABLE_USERDATA, &userdata(LAYOUT));
     let what = format!("create nftables table bridge {TABLE}");
-    let mut requests = vec![message(Verb::NewTable, NLM_F_CREATE | NLM_F_EXCL, attributes, what)];
-    requests.extend((1..).zip(&SETS).map(|(id, set)| new_set(id, set)));
+    let table = message(Verb::NewTable, NLM_F_CREATE | NLM_F_EXCL, attributes, what);
+    std::iter::once(table).chain(contents()).map(of_bridges).collect()
+}
+
+fn contents() -> impl Iterator<Item = Request> {
     let (name, hook) = CHAIN;
-    requests.extend([chain(name, Some(hook)), rule(name, &drop_of_others_frames())]);
-    requests.into_iter().map(of_bridges).collect()
+    let sets = (1..).zip(&SETS).map(|(id, set)| new_set(id, set));
+    sets.chain([chain(name, Some(hook)), rule(name, &drop_of_others_frames())])
 }
 
 fn drop_of_others_frames() -> Vec<Expression> {

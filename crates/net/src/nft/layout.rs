@@ -102,9 +102,25 @@ const CHAINS: [(&str, Option<Hook>); 6] = [
     ("guard", Some(("filter", 0, -300))),
 ];
 
+/// How many rules these chains have and how many others lead to them, together: fewer, and a rule is gone from them
+/// or from a chain that leads to them, which is every one.
+pub(super) const USES: [(&str, u32); 3] = [("hp", 6), ("from_pod", 6), ("postrouting", 7)];
+
 /// The requests that make the whole table, for one transaction.
 pub(super) fn requests() -> Vec<Request> {
-    let mut requests = vec![table()];
+    std::iter::once(table()).chain(contents()).collect()
+}
+
+/// The requests that give a table its rules again, whoever took some. What is in sets stays, that of other networks
+/// too.
+pub(super) fn again() -> Vec<Request> {
+    let what = format!("delete rules of nftables table inet {TABLE}");
+    let all = message(Verb::DelRule, 0, Attributes::new().text(1, TABLE), what);
+    std::iter::once(all).chain(contents()).collect()
+}
+
+fn contents() -> Vec<Request> {
+    let mut requests = Vec::new();
     requests.extend((1..).zip(&SETS).map(|(id, set)| new_set(id, set)));
     requests.extend(CHAINS.iter().map(|(name, hook)| chain(name, *hook)));
     requests.extend(rules().into_iter().map(|(chain, expressions)| rule(chain, &expressions)));

@@ -47,7 +47,7 @@ enum Verb {
     NewChain = 3,
     GetChain = 4,
     NewRule = 6,
-    GetRule = 7,
+    DelRule = 8,
     NewSet = 9,
     NewElement = 12,
     GetElement = 13,

@@ -4,13 +4,17 @@ use dunnage_sys::Errno;
 use ipnet::IpNet;
 
 use super::element::{ELEM_KEY, LIST_ELEM, LIST_ELEMENTS, LIST_SET, MESSAGE_HEADER, elements, field, key};
-use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6};
+use super::layout::{self, BRIDGES, LAYOUT, MASQ4, MASQ6, OURS, PODS4, PODS6, USES};
 use super::{Attributes, NftSocket, TABLE, Verb, message};
-use crate::channel::{Failed, NLM_F_CREATE, NLM_F_DUMP, Request, attributes};
+use crate::channel::{Failed, NLM_F_CREATE, Request, attributes};
 use crate::error::or_absent;
 use crate::{Error, IfName, Result};
 
 pub(super) const TABLE_USERDATA: u16 = 6;
+/// Attributes of a chain.
+const CHAIN_NAME: u16 = 3;
+const CHAIN_USE: u16 = 6;
+
 const ELEM_FLAGS: u16 = 3;
 const INTERVAL_END: u32 = 1;
 
@@ -113,11 +117,17 @@ impl NftSocket {
 
     /// Whether nobody has taken rules out of the table.
     pub(crate) fn has_its_rules(&mut self) -> Result<bool> {
-        let what = format!("list rules of nftables table inet {TABLE}");
-        let dump = message(Verb::GetRule, NLM_F_DUMP, Attributes::new().text(1, TABLE), what);
-        let mut count = 0;
-        self.channel.exchange(&[dump], |_| count += 1)?;
-        Ok(count >= layout::rules().len())
+        let get: Vec<Request> = USES.iter().map(|(name, _)| chain_lookup(name)).collect();
+        let mut intact = 0;
+        self.channel.exchange(&get, |reply| {
+            intact += usize::from(USES.iter().any(|(name, uses)| is_used(reply, name, *uses)));
+        })?;
+        Ok(intact == USES.len())
+    }
+
+    /// Gives the table its rules again. What is in sets stays, that of other networks too.
+    pub(crate) fn restore_rules(&mut self) -> Result<()> {
+        Ok(self.transact(layout::again())?)
     }
 
     /// What there is of the table, and what it knows of the network: both with one question, which every pod asks.
@@ -161,6 +171,21 @@ struct Look {
     known: Vec<Known>,
     /// Whether it knew everything that it was asked for, the bridge included.
     whole: bool,
+}
+
+/// Asks for a chain; that it is gone is told by no answer.
+pub(super) fn chain_lookup(name: &str) -> Request {
+    let chain = Attributes::new().text(1, TABLE).text(CHAIN_NAME, name);
+    message(Verb::GetChain, 0, chain, format!("look up nftables chain {name}")).unless(Errno::NOENT)
+}
+
+/// Whether an answer is about that chain, which has so many rules, and others that lead to it, or more.
+pub(super) fn is_used(reply: &[u8], chain: &str, least: u32) -> bool {
+    let body = reply.get(MESSAGE_HEADER..).unwrap_or_default();
+    let find = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let named = find(CHAIN_NAME).and_then(|name| name.strip_suffix(b"\0")) == Some(chain.as_bytes());
+    let uses = find(CHAIN_USE).and_then(|value| value.first_chunk()).map(|uses| u32::from_be_bytes(*uses));
+    named && uses.is_some_and(|uses| uses >= least)
 }
 
 /// What there is of the table's name.

@@ -89,12 +89,8 @@ pub(crate) struct Bridge<'a> {
 impl RouteSocket {
     /// The link of that name, if there is one.
     pub(crate) fn link(&mut self, name: &IfName) -> Result<Option<Link>> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_string()));
-        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let get = request(RTM_GETLINK, 0, &message, format!("look up link {name}"));
         let mut found = None;
-        let answer = self.channel.exchange(&[get], |reply| found = Link::parse(reply));
+        let answer = self.channel.exchange(&[look_up_name(name)], |reply| found = Link::parse(reply));
         match or_absent(answer.map_err(Error::from))? {
             None => Ok(None),
             Some(()) if found.is_some() => Ok(found),
@@ -248,6 +244,14 @@ impl Link {
         }
         Some(link)
     }
+}
+
+/// Asks for the link of that name.
+pub(super) fn look_up_name(name: &IfName) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    request(RTM_GETLINK, 0, &message, format!("look up link {name}"))
 }
 
 fn text(value: &[u8]) -> String {

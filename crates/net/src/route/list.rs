@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use dunnage_sys::Errno;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::link::look_up_name;
 use super::{Link, RTM_DELLINK, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RouteSocket};
 use crate::channel::{NLM_F_DUMP, Request, attributes};
 use crate::error::or_absent;
-use crate::{Error, Result};
+use crate::{Error, IfName, Result};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -49,6 +51,21 @@ pub(crate) struct RouteEntry {
 }
 
 impl RouteSocket {
+    /// The links of these names, as far as there are any, by one question.
+    pub(crate) fn links_named<const N: usize>(&mut self, names: [&IfName; N]) -> Result<[Option<Link>; N]> {
+        let all = names.map(|name| look_up_name(name).unless(Errno::NODEV));
+        let mut found = [const { None }; N];
+        self.channel.exchange(&all, |reply| {
+            let link = Link::parse(reply);
+            let place =
+                names.iter().position(|name| link.as_ref().is_some_and(|link| link.name == name.as_str()));
+            if let Some(place) = place {
+                found[place] = link;
+            }
+        })?;
+        Ok(found)
+    }
+
     /// The link with that index, if there is one.
     pub(crate) fn link_at(&mut self, index: u32) -> Result<Option<Link>> {
         let mut found = None;

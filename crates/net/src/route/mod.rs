@@ -26,7 +26,7 @@ pub(crate) use list::{Listed, Probe};
 pub(crate) use neighbour::{Neighbour, Place};
 pub use qdisc::Shape;
 pub use veth::PodAddress;
-pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way};
+pub(crate) use veth::{HostEnd, Pair, PodEnd, Veth, Way, link_local};
 
 /// Loopback is the first link of every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
@@ -43,6 +43,7 @@ const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWQDISC: u16 = 36;
+const RTM_GETQDISC: u16 = 38;
 
 /// A route netlink socket, bound to the network namespace it was opened in.
 #[derive(Debug)]

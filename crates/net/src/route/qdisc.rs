@@ -1,14 +1,18 @@
 //! Bandwidth: a token bucket filter (tc-tbf(8)) on what leaves a link.
 
-use super::{RTM_NEWQDISC, RouteSocket};
+use super::{Link, RTM_GETQDISC, RTM_NEWQDISC, RouteSocket};
 use crate::Result;
-use crate::channel::{NLM_F_CREATE, NLM_F_EXCL, Request, aligned};
+use crate::channel::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, Request, aligned, attributes};
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
+/// Where the rate is in `struct tc_ratespec`, with which the parameters begin.
+const RATE: usize = 8;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
+/// `struct tcmsg`.
+const HEADER: usize = 20;
 const TC_H_ROOT: u32 = 0xffff_ffff;
 /// Handle 1:0.
 const HANDLE: u32 = 1 << 16;
@@ -47,15 +51,39 @@ impl RouteSocket {
     pub(crate) fn shape(&mut self, index: u32, name: &str, shape: Shape) -> Result<()> {
         Ok(self.channel.exchange(&[tbf(index, name, shape)], |_| {})?)
     }
+
+    /// What is wrong with the limit of a link that was given this one, if anything is.
+    pub(crate) fn wrong_shape(&mut self, link: &Link, given: Shape) -> Result<Option<&'static str>> {
+        if !link.shaped {
+            return Ok(Some("does not limit bandwidth"));
+        }
+        let what = format!("look up the limit of {}", link.name);
+        // The kernel answers by a notification, which is for others unless an echo is asked for.
+        let get = Request::new(RTM_GETQDISC, NLM_F_ECHO, header(link.index, 0), what);
+        let mut found = None;
+        self.channel.exchange(&[get], |reply| found = rate(reply))?;
+        Ok((found != Some(given.rate)).then_some("limits bandwidth to another rate"))
+    }
+}
+
+/// `struct tcmsg`: family and padding, link, handle, parent, info.
+fn header(index: u32, handle: u32) -> Vec<u8> {
+    [0, index, handle, TC_H_ROOT, 0].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+/// The bytes a second that a token bucket lets pass, in what the kernel tells of it.
+fn rate(reply: &[u8]) -> Option<u64> {
+    let find = |bytes, wanted| attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let options = find(reply.get(HEADER..)?, TCA_OPTIONS)?;
+    if let Some(rate) = find(options, TCA_TBF_RATE64).and_then(<[u8]>::first_chunk) {
+        return Some(u64::from_ne_bytes(*rate));
+    }
+    let rate = find(options, TCA_TBF_PARMS)?.get(RATE..)?.first_chunk()?;
+    Some(u64::from(u32::from_ne_bytes(*rate)))
 }
 
 fn tbf(index: u32, name: &str, shape: Shape) -> Request {
-    // struct tcmsg: family and padding, link, handle, parent, info.
-    let mut body = vec![0; 4];
-    body.extend(index.to_ne_bytes());
-    body.extend(HANDLE.to_ne_bytes());
-    body.extend(TC_H_ROOT.to_ne_bytes());
-    body.extend(0u32.to_ne_bytes());
+    let mut body = header(index, HANDLE);
     attribute(&mut body, TCA_KIND, b"tbf\0");
     let mut options = Vec::new();
     attribute(&mut options, TCA_TBF_PARMS, &parameters(shape));
@@ -102,5 +130,14 @@ mod tests {
         assert_eq!(shape(8_000_000, Some(u64::from(u32::MAX))).burst, 65_536, "containerd's none");
         assert_eq!(shape(8_000_000_000, None).burst, 10_000_000);
         assert_eq!(Shape::of_bits(7, None), None);
+    }
+
+    #[test]
+    fn a_rate_is_read_from_what_it_is_set_by() {
+        for bits in [8_000_000, 80_000_000_000] {
+            let shape = Shape::of_bits(bits, None).unwrap();
+            assert_eq!(rate(&tbf(7, "eth0", shape).body), Some(bits / 8));
+        }
+        assert_eq!(rate(&header(7, HANDLE)), None);
     }
 }

@@ -84,6 +84,8 @@ pub(crate) struct HostEnd<'a> {
     pub(crate) alias: &'a str,
     /// Nets whose other addresses are to be unreachable.
     pub(crate) closed: &'a [IpNet],
+    /// The link of a bridge that has the gateways' addresses, and these: somebody may have taken some.
+    pub(crate) gateways: Option<(&'a Link, Vec<IpNet>)>,
     /// Those of which the host has to forward packets.
     pub(crate) families: &'a [AddressFamily],
 }
@@ -129,6 +131,10 @@ impl RouteSocket {
     pub(crate) fn configure_host_end(&mut self, end: &HostEnd<'_>) -> Result<Vec<AddressFamily>> {
         let mut batch: Vec<Request> = end.families.iter().copied().map(ask_forwarding).collect();
         batch.extend(end.closed.iter().copied().map(close_net));
+        if let Some((link, addresses)) = &end.gateways {
+            let made = addresses.iter().map(|net| add_address(link.index, &link.name, *net));
+            batch.extend(made.map(|request| request.unless(Errno::EXIST)));
+        }
         batch.push(before_up(end));
         if let Way::Port { sole: Some(mac), .. } = end.way {
             batch.push(behind_port(end.index, end.name.as_str(), mac));
@@ -246,7 +252,7 @@ fn alone_with_the_host(end: &PodEnd<'_>) -> Vec<Request> {
 }
 
 /// The address that the kernel would make of a link-layer address (RFC 4291, appendix A).
-fn link_local(mac: Mac) -> IpNet {
+pub(crate) fn link_local(mac: Mac) -> IpNet {
     let [a, b, c, d, e, f] = mac.0;
     let address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
     IpNet::V6(Ipv6Net::new_assert(address.into(), 64))
