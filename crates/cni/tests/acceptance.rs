@@ -227,6 +227,19 @@ fn host_ports_behind_the_first_entry_of_a_list_change_nothing_of_the_network() {
 }
 
 #[test]
+fn a_switch_that_is_asked_for_counts_more_than_what_pods_get() {
+    for mode in ["routed", "bridged"] {
+        on_fresh_host(|world| {
+            let pod = world.pod("pod");
+            let key = "net.ipv4.conf.IFNAME.accept_redirects";
+            world.add(&pod, &world.config_with(&json!({"mode": mode, "sysctl": {key: "1"}})));
+            let read = || std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/accept_redirects");
+            assert_eq!(pod.netns.run(read).unwrap().unwrap().trim(), "1", "{mode}");
+        });
+    }
+}
+
+#[test]
 fn status_says_that_the_bridge_is_something_else() {
     on_fresh_host(|world| {
         let config = world.config_with(&json!({"cniVersion": "1.1.0", "mode": "bridged"}));

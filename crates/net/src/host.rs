@@ -2,6 +2,7 @@
 //! every pod, removed when no pod is left.
 
 use dunnage_sys::Errno;
+use dunnage_sys::identity::effective_capabilities;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 
@@ -42,6 +43,7 @@ pub(crate) struct Bridged {
 
 impl Host {
     pub(crate) fn open(config: NetworkConfig) -> Result<Self> {
+        check_capabilities()?;
         // Which a link with a smaller MTU does without (RFC 8200).
         let ipv6 = sysctl::has_ipv6() && config.mtu.is_none_or(|mtu| mtu >= IPV6_MTU);
         if !ipv6 && let Some(range) = config.ranges.first_range(false) {
@@ -154,8 +156,10 @@ impl Host {
             keep_router_advertisements()?;
         }
         let (key, bit) = if ipv6 { (FORWARD6, SWITCHED_FORWARD6) } else { (FORWARD4, SWITCHED_FORWARD4) };
-        leases.set_switched(leases.switched()? | bit)?;
-        sysctl::write(key, "1")
+        let before = leases.switched()?;
+        leases.set_switched(before | bit)?;
+        // What could not be switched on is not to be switched off again.
+        sysctl::write(key, "1").or_else(|error| leases.set_switched(before).and(Err(error)))
     }
 
     /// What the firewall is to know of this network.
@@ -215,8 +219,19 @@ impl Host {
         Ok(())
     }
 
+    /// Whether no other network has pods in a subnet of this one: by the names of these, with their subnets.
+    pub(crate) fn check_subnets(&self, others: &[(IpNet, String)]) -> Result<()> {
+        let wanted = self.config.ranges.nets();
+        let meets = |net: &IpNet| wanted.iter().find(|wanted| wanted.contains(net) || net.contains(*wanted));
+        let Some((net, other)) = others.iter().find_map(|(net, name)| Some((meets(net)?, name))) else {
+            return Ok(());
+        };
+        let reason = format!("overlaps that of another pod network of this host: {other} has pods there");
+        Err(Error::Foreign { what: "subnet", name: net.to_string(), reason })
+    }
+
     /// Somebody else's network in a subnet of ours would lose packets to it, or take them away.
-    fn check_routes(&mut self) -> Result<()> {
+    pub(crate) fn check_routes(&mut self) -> Result<()> {
         let nets = self.config.ranges.nets();
         let inside = |other: &IpNet| other.prefix_len() > 0 && nets.iter().any(|net| net.contains(other));
         for route in self.route.routes()?.iter().filter(|route| inside(&route.destination)) {
@@ -293,4 +308,17 @@ fn switch_back(leases: &LockedLeases<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Without either, some call in the middle would be refused.
+fn check_capabilities() -> Result<()> {
+    // linux/capability.h: to configure the network, and to enter network namespaces.
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    let needed = NET_ADMIN | SYS_ADMIN;
+    if effective_capabilities().is_ok_and(|has| has & needed == needed) {
+        return Ok(());
+    }
+    let detail = Some("without the capabilities CAP_NET_ADMIN and CAP_SYS_ADMIN".to_owned());
+    Err(Error::Refused { what: "configure networks of pods".to_owned(), errno: Errno::PERM, detail })
 }

@@ -327,7 +327,7 @@ fn configure_pod_end(
                 let ipv6 = attachment.first(false).map(|_| config.detects_duplicates());
                 switches(name, host.ipv6, ipv6)?;
             }
-            request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
+            write_sysctls(request)
         })??;
     }
     let mut route = netns.visit(&host.home, RouteSocket::open)??;
@@ -351,10 +351,18 @@ fn configure_pod_end(
     {
         route.set_options(&link, &request.link)?;
     }
+    if !request.sysctls.is_empty() {
+        // They counted for what was made here, and count more than what was set here.
+        netns.run(|| write_sysctls(request))??;
+    }
     match request.from_pod {
         Some(shape) => route.shape(index, name.as_str(), shape),
         None => Ok(()),
     }
+}
+
+fn write_sysctls(request: &PodRequest) -> Result<()> {
+    request.sysctls.iter().try_for_each(|(key, value)| sysctl::write(key, value))
 }
 
 /// On a bridge, where other pods can send what they want, before the interface is up: no redirects, which would

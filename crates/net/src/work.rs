@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
 use dunnage_sys::Errno;
-use ipnet::IpNet;
 
 use crate::attachment::{Attachment, address_of, host_end, host_ifname};
 use crate::frames::checked_pod;
@@ -57,19 +56,12 @@ impl Work<'_> {
     /// Two networks would give the same addresses, and links are named after these. Whoever has pods stays; a table that
     /// was only just begun goes.
     fn refuse_shared_subnets(&mut self, fits: bool) -> Result<()> {
-        let wanted = self.host.config.ranges.nets();
-        let meets =
-            |net: &IpNet| wanted.iter().find(|wanted| wanted.contains(net) || net.contains(*wanted)).copied();
-        let others = self.leases.subnets_of_others()?;
-        let Some((net, other)) = others.iter().find_map(|(net, name)| Some((meets(net)?, name))) else {
-            return Ok(());
-        };
-        if fits {
+        let shared = self.host.check_subnets(&self.leases.subnets_of_others()?);
+        if shared.is_err() && fits {
             self.leases.hand_over_switched()?;
             self.leases.remove()?;
         }
-        let reason = format!("overlaps that of another pod network of this host: {other} has pods there");
-        Err(Error::Foreign { what: "subnet", name: net.to_string(), reason })
+        shared
     }
 
     /// Reserves an address. What the dead have left is swept when there is no other, or when the owner itself
@@ -183,7 +175,13 @@ impl Work<'_> {
     fn remove_leftover(&mut self, attachment: &Attachment, netns: &Netns) -> Result<bool> {
         let route = &mut self.host.route;
         let mut removed = false;
-        if route.link(&attachment.host_ifname)?.is_some() {
+        if let Some(link) = route.link(&attachment.host_ifname)? {
+            // Detaching takes a link down, and what a crash has left has a lease.
+            if link.up {
+                let reason = "belongs to a pod of which there is no lease: was the directory of the leases \
+                              removed while it ran?";
+                return Err(Error::Foreign { what: "link", name: link.name, reason: reason.to_owned() });
+            }
             route.delete(&attachment.host_ifname)?;
             removed = true;
         }
@@ -268,8 +266,16 @@ impl Work<'_> {
         }
     }
 
+    /// Whether there are pods of the network whose leases were lost: nothing that they need is to be removed.
+    fn has_lost_pods(&mut self) -> Result<bool> {
+        let segments = self.leases.segments();
+        let of_network =
+            |name: &str| address_of(name).is_some_and(|address| segments.slot(address.into()).is_some());
+        Ok(self.host.route.links()?.iter().any(|link| link.up && of_network(&link.name)))
+    }
+
     pub(crate) fn remove_if_unused(&mut self) -> Result<bool> {
-        if !self.leases.is_empty() {
+        if !self.leases.is_empty() || self.has_lost_pods()? {
             return Ok(false);
         }
         self.host.remove(&mut self.leases)?;

@@ -72,6 +72,14 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Res
     )
 }
 
+/// The effective capabilities of the calling thread; bit n is capability n.
+///
+/// # Errors
+/// None that is known.
+pub fn effective_capabilities() -> Result<u64, Errno> {
+    Ok(rustix::thread::capabilities(None)?.effective.bits())
+}
+
 /// `PR_CAP_AMBIENT_CLEAR_ALL`.
 ///
 /// # Errors

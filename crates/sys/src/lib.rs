@@ -37,6 +37,7 @@ pub mod process;
 mod raw;
 #[cfg(feature = "ready")]
 pub mod ready;
+pub mod room;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;

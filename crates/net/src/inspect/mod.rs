@@ -71,6 +71,10 @@ impl PodNetwork {
         if self.host.config.mode == Mode::Bridged {
             self.host.check_bridge_name()?;
         }
+        if self.store.is_unused()? {
+            self.host.check_subnets(&self.store.subnets_of_others()?)?;
+            self.host.check_routes()?;
+        }
         let wanted = self.host.wanted_elements();
         let nft = &mut self.host.nft;
         let knows = wanted.is_empty() || nft.knows(&wanted)?;

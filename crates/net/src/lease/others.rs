@@ -10,13 +10,20 @@ use super::file::TableFile;
 use super::header::{self, Header};
 use super::locked::LockedLeases;
 use super::slots::Slots;
+use super::table::Table;
 use crate::Result;
 
 impl LockedLeases<'_> {
     /// The subnets of other networks of the directory that have pods, each with the name of its network.
     pub(crate) fn subnets_of_others(&self) -> Result<Vec<(IpNet, String)>> {
+        self.table.subnets_of_others()
+    }
+}
+
+impl Table {
+    pub(super) fn subnets_of_others(&self) -> Result<Vec<(IpNet, String)>> {
         let mut all = Vec::new();
-        for (path, header) in self.table.others()? {
+        for (path, header) in self.others()? {
             if has_leases(&path, &header)? {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
                 all.extend(header.segments.nets().into_iter().map(|net| (net, name.clone())));

@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use dunnage_sys::flock::Flock;
+use dunnage_sys::room::has_room;
 use dunnage_sys::{Call, Errno};
+use ipnet::IpNet;
 
 use super::locked::LockedLeases;
 use super::table::{SUFFIX, Table};
@@ -89,7 +91,21 @@ impl LeaseStore {
     /// # Errors
     /// [`crate::Error::Damaged`], or the file cannot be read.
     pub fn check(&self) -> Result<()> {
-        self.table.open().map(drop)
+        self.table.open()?;
+        Ok(has_room(&self.table.dir)?)
+    }
+
+    /// Whether nobody has an address; without the lock.
+    pub(crate) fn is_unused(&self) -> Result<bool> {
+        match self.table.open()? {
+            Some((_, slots)) => Ok(slots.used()?.is_empty()),
+            None => Ok(true),
+        }
+    }
+
+    /// As [`LockedLeases::subnets_of_others`], without the lock.
+    pub(crate) fn subnets_of_others(&self) -> Result<Vec<(IpNet, String)>> {
+        if self.table.dir.exists() { self.table.subnets_of_others() } else { Ok(Vec::new()) }
     }
 
     /// Whether there is a table of this boot.
