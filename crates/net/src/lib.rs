@@ -25,6 +25,7 @@ mod collect;
 mod config;
 mod duplicates;
 mod error;
+mod forward;
 mod frames;
 mod host;
 mod inspect;
