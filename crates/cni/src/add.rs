@@ -1,11 +1,11 @@
 //! ADD: gives a container its interface.
 
-use dunnage_net::{Detached, LinkOptions, PodNetwork};
+use dunnage_net::{Detached, LinkOptions, Owner, PodNetwork};
 
 use crate::conf::{Conf, Role};
 use crate::env::Environment;
 use crate::error::{Error, INVALID_CONFIG, Result};
-use crate::{loopback, output, result};
+use crate::{forward, loopback, output, result};
 
 pub(crate) fn run(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     match conf.role {
@@ -20,6 +20,10 @@ fn attach(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     let mut network = PodNetwork::open(conf.network.clone())?;
     let first = !network.has_begun();
     let attachment = network.attach_pod(owner, &netns, &conf.request)?;
+    if conf.lets_pass {
+        forward::let_pass(&mut network, owner)
+            .inspect_err(|_| take_back(&mut network, owner, conf.lets_pass))?;
+    }
     if first {
         // Once for each boot: containerd copies it to its log.
         match network.warnings() {
@@ -30,10 +34,15 @@ fn attach(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     }
     let told = result::of_attachment(conf, environment, &attachment).and_then(|result| output::json(&result));
     // A runtime that did not hear of the interface does not know it: nothing may be left.
-    told.inspect_err(|_| {
-        let detached = network.release(owner, None);
-        let _ = detached.map(|detached| detached.map(Detached::destroy));
-    })
+    told.inspect_err(|_| take_back(&mut network, owner, conf.lets_pass))
+}
+
+fn take_back(network: &mut PodNetwork, owner: &Owner, lets_pass: bool) {
+    let detached = network.release(owner, None);
+    let _ = detached.map(|detached| detached.map(Detached::destroy));
+    if lets_pass {
+        let _ = network.stop_passing_if_unused();
+    }
 }
 
 /// Behind itself in the list, in the place of `portmap`, `bandwidth`, `tuning` or `firewall`.
@@ -45,7 +54,7 @@ fn add_to(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     }
     let asks_for_interface = request.to_pod.is_some() || request.from_pod.is_some();
     let asks_for_link = request.link != LinkOptions::default() || !request.sysctls.is_empty();
-    if asks_for_interface || asks_for_link || !request.ports.is_empty() {
+    if asks_for_interface || asks_for_link || !request.ports.is_empty() || conf.lets_pass {
         let mut network = PodNetwork::open(conf.network.clone())?;
         let owner = environment.owner()?;
         if network.attachment(owner)?.is_none() {
@@ -53,6 +62,9 @@ fn add_to(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
                 .because(format!("{owner} was attached by another plugin of the list")));
         }
         network.add_to_pod(owner, &environment.netns()?, request)?;
+        if conf.lets_pass {
+            forward::let_pass(&mut network, owner)?;
+        }
     }
     output::json(&result::passed_on(conf))
 }

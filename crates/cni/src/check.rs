@@ -1,6 +1,6 @@
 //! CHECK: whether a container's interface is as it was made.
 
-use dunnage_net::PodNetwork;
+use dunnage_net::{Owner, PodNetwork};
 
 use crate::conf::{Conf, Role};
 use crate::env::Environment;
@@ -20,11 +20,18 @@ pub(crate) fn run(environment: &Environment, conf: &Conf<'_>) -> Result<()> {
     };
     if conf.role == Role::Addition {
         // The plugin before is this one, and has compared everything else.
-        return verdict(&network.addition_differences(owner, &netns, &conf.request)?);
+        let mut found = network.addition_differences(owner, &netns, &conf.request)?;
+        found.extend(passage_differences(&mut network, owner, conf)?);
+        return verdict(&found);
     }
     let mut found = result::missing(told, environment.netns_path(), &attachment)?;
     found.extend(network.differences(owner, &netns, &conf.request)?);
+    found.extend(passage_differences(&mut network, owner, conf)?);
     verdict(&found)
+}
+
+fn passage_differences(network: &mut PodNetwork, owner: &Owner, conf: &Conf<'_>) -> Result<Vec<String>> {
+    if conf.lets_pass { Ok(network.passage_differences(owner)?) } else { Ok(Vec::new()) }
 }
 
 fn verdict(found: &[String]) -> Result<()> {

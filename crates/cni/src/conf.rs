@@ -11,6 +11,7 @@ use crate::capability;
 use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::fields::Fields;
+use crate::forward;
 use crate::ipam;
 use crate::routes::Routes;
 use crate::version::Version;
@@ -56,6 +57,7 @@ const KEYS: &[&str] = &[
     "iptablesAdminChainName",
     "firewalldZone",
     "ingressPolicy",
+    "forwardAllow",
     "stateDir",
 ];
 
@@ -66,7 +68,8 @@ pub(crate) enum Role {
     Interface,
     /// It brings loopback up: its type, and so the name of the program, is `loopback`.
     Loopback,
-    /// It has no addresses to give, and comes behind itself: it adds host ports, limits and options to a pod.
+    /// It has no addresses to give, and comes behind itself: it adds host ports, limits and options to a pod,
+    /// and lets packets pass.
     Addition,
 }
 
@@ -78,6 +81,8 @@ pub(crate) struct Conf<'a> {
     pub(crate) network: NetworkConfig,
     pub(crate) routes: Routes,
     pub(crate) request: PodRequest,
+    /// Whether packets of pods are to pass other people's forward chains.
+    pub(crate) lets_pass: bool,
     /// As it is told in a result; null when there is nothing to tell.
     pub(crate) dns: Value,
     pub(crate) prev_result: Option<&'a Value>,
@@ -93,6 +98,7 @@ impl<'a> Conf<'a> {
             network: unconfigured(fields)?,
             routes: Routes::default(),
             request: PodRequest::default(),
+            lets_pass: false,
             dns: Value::Null,
             prev_result,
         };
@@ -101,6 +107,7 @@ impl<'a> Conf<'a> {
         }
         fields.refuse_others(&[KEYS, bridge::KEYS].concat())?;
         refuse_unsupported(fields)?;
+        conf.lets_pass = forward::asks(fields, role == Role::Addition)?;
         if environment.owner().is_ok() {
             conf.request = capability::request(fields, environment)?;
         }
@@ -204,9 +211,7 @@ fn refuse_unsupported(fields: &Fields<'_>) -> Result<()> {
     for key in ["shapedSubnets", "unshapedSubnets"] {
         fields.refuse_if(key, filled(key)?, "bandwidth is limited whoever the pod talks to")?;
     }
-    let policy = fields.text("ingressPolicy")?.is_some_and(|policy| policy != "open");
-    fields.refuse_if("ingressPolicy", policy, "use a network policy")?;
-    Ok(())
+    forward::refuse_unsupported(fields)
 }
 
 /// Of the runtime, or else of the configuration, or else of the file that `ipam` names.

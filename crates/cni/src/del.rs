@@ -13,6 +13,7 @@ use crate::conf::{self, unconfigured};
 use crate::env::Environment;
 use crate::error::Result;
 use crate::fields::Fields;
+use crate::forward;
 use crate::version::Version;
 
 /// How long the background waits before it removes an interface. A runtime that removes the network namespace in
@@ -36,7 +37,11 @@ pub(crate) fn run(environment: &Environment, fields: &Fields<'_>, _version: Vers
     }
     // Only for what another plugin has made; a namespace that is gone has nothing of it.
     let netns = environment.netns().ok().filter(|netns: &Netns| netns.is_own().is_ok_and(|own| !own));
-    match network.release(owner, netns.as_ref())? {
+    let detached = network.release(owner, netns.as_ref())?;
+    if forward::asks(fields, bridge::only_adds(fields)).unwrap_or(false) {
+        network.stop_passing_if_unused()?;
+    }
+    match detached {
         Some(detached) => {
             go_on_in_the_background(network, detached);
             Ok(())

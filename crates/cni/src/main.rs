@@ -1,5 +1,5 @@
-//! `dunnage-cni`: one CNI plugin for what takes `bridge`, `host-local`, `portmap`, `loopback`, `firewall` and
-//! `bandwidth` of the reference plugins, on top of `dunnage-net`.
+//! `dunnage-cni`: one CNI plugin for what takes `bridge`, `host-local`, `portmap`, `loopback`, `firewall`,
+//! `bandwidth` and `tuning` of the reference plugins, on top of `dunnage-net`.
 //!
 //! ```text
 //! environment ─▶ Environment ┐
@@ -19,6 +19,7 @@ mod del;
 mod env;
 mod error;
 mod fields;
+mod forward;
 mod gc;
 mod ipam;
 mod loopback;

@@ -224,6 +224,22 @@ fn docker_s_forward_chain_is_named_and_two_rules_let_pods_pass() {
 }
 
 #[test]
+fn with_its_own_entry_in_the_place_of_firewall_pods_pass_docker_s_forward_chain() {
+    on_fresh_host(|world| {
+        let (outside, pod, _) = behind_a_firewall(world, docker);
+        let told = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.88.0.2/16"}]});
+        let entry = json!({"cniVersion": "1.0.0", "name": "net", "type": "dunnage-cni",
+            "stateDir": world.path("state"), "prevResult": told});
+        world.add(&pod, &entry);
+        passes(&outside, &pod);
+        let rules = run("iptables-nft", "-S FORWARD");
+        assert!(rules.find("-i dnp+").unwrap() < rules.find("-j DOCKER-USER").unwrap(), "{rules}");
+        world.del(&pod, &entry);
+        assert!(!run("iptables-nft", "-S FORWARD").contains("dunnage"));
+    });
+}
+
+#[test]
 fn firewalld_is_named_and_a_trusted_source_lets_pods_pass() {
     on_fresh_host(|world| {
         let firewalld = || {

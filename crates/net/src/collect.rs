@@ -52,6 +52,11 @@ impl PodNetwork {
         if let Err(error) = work.collect_frames(&active) {
             collected.left.push(error.to_string());
         }
+        if active.is_empty()
+            && let Err(error) = work.host.nft.stop_passing(&work.host.config.name)
+        {
+            collected.left.push(error.to_string());
+        }
         work.leases.forget_stray_ports(&active)?;
         Ok(collected)
     }

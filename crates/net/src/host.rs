@@ -123,6 +123,7 @@ impl Host {
 
     /// Takes back all of [`Self::ensure`] that was made for the subnets of the leases, and the lease table.
     pub(crate) fn remove(&mut self, leases: &mut LockedLeases<'_>) -> Result<()> {
+        self.nft.stop_passing(&self.config.name)?;
         let mut elements = self.elements(leases);
         // Once it had no pods, a network of another name can have come there.
         let others = leases.subnets_of_others()?;

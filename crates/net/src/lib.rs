@@ -26,6 +26,7 @@ mod collect;
 mod config;
 mod duplicates;
 mod error;
+mod forward;
 mod frames;
 mod host;
 mod inspect;

@@ -24,6 +24,7 @@ pub mod hold;
 pub mod identity;
 pub mod image_file;
 pub mod inotify;
+pub mod kernel;
 pub mod kernfs;
 pub mod keyring;
 pub mod message;

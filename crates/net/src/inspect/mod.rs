@@ -107,7 +107,7 @@ impl PodNetwork {
     /// # Errors
     /// The kernel refused to tell.
     pub fn warnings(&mut self) -> Result<Vec<String>> {
-        let chains = self.host.nft.forward_chains_that_drop()?;
+        let chains = self.host.nft.forward_chains_that_drop(&self.host.config.name)?;
         let say = |chain| {
             format!(
                 "nftables chain {chain} drops what it forwards unless a rule of it says otherwise: \

@@ -72,7 +72,7 @@ fn bits(register: u32, keep: &[u8], turn: &[u8]) -> Expression {
 
 /// The bit of a packet's mark that says "redirected by a host port of ours": that of the reference plugin `portmap`,
 /// whose place this takes. A connection's first packet alone is asked for it.
-const REDIRECTED: u32 = 1 << 13;
+pub(super) const REDIRECTED: u32 = 1 << 13;
 
 /// Sets that bit, without touching [`R`].
 pub(super) fn mark_redirected() -> [Expression; 3] {
@@ -128,6 +128,20 @@ pub(super) fn masquerade() -> Expression {
 pub(super) fn go_to(chain: &str) -> Expression {
     const GOTO: u32 = (-4i32).cast_unsigned();
     verdict(&Attributes::new().number(1, GOTO).text(2, chain))
+}
+
+pub(super) fn accept() -> Expression {
+    const NF_ACCEPT: u32 = 1;
+    verdict(&Attributes::new().number(1, NF_ACCEPT))
+}
+
+pub(super) fn counter() -> Expression {
+    Expression("counter", Attributes::new())
+}
+
+/// A match of xtables, as iptables has it in nftables; `info` is its struct.
+pub(super) fn extension(name: &str, revision: u32, info: &[u8]) -> Expression {
+    Expression("match", Attributes::new().text(1, name).number(2, revision).bytes(3, info))
 }
 
 pub(super) fn drop_packet() -> Expression {

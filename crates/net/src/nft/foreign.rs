@@ -3,7 +3,7 @@
 use super::{Attributes, NFPROTO_INET, NftSocket, TABLE, Verb, message};
 use crate::channel::{NLM_F_DUMP, attributes};
 use crate::error::or_absent;
-use crate::{Error, Result};
+use crate::{Error, NetworkName, Result};
 
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -20,17 +20,23 @@ const NFPROTO_IPV6: u8 = 10;
 
 impl NftSocket {
     /// Chains of other tables at the forward hook whose policy is to drop, and that of firewalld, whose last rule
-    /// refuses. A verdict of ours cannot overrule them:
+    /// refuses, unless rules there let the network's pods pass. A verdict of our table cannot overrule them:
     /// pods reach nobody through this host unless a rule there lets them. Rules of the old iptables (xtables) are
     /// not seen.
-    pub(crate) fn forward_chains_that_drop(&mut self) -> Result<Vec<String>> {
+    pub(crate) fn forward_chains_that_drop(&mut self, network: &NetworkName) -> Result<Vec<String>> {
         let mut dump = message(Verb::GetChain, NLM_F_DUMP, Attributes::new(), "list nftables chains".into());
         // All families.
         dump.body[0] = 0;
         let mut found = Vec::new();
         let answer = self.channel.exchange(&[dump], |reply| found.extend(dropping(reply)));
         or_absent(answer.map_err(Error::from))?;
-        Ok(found)
+        let mut in_the_way = Vec::new();
+        for chain in found {
+            if !self.is_passed(&chain, network)? {
+                in_the_way.push(chain);
+            }
+        }
+        Ok(in_the_way)
     }
 }
 

@@ -9,11 +9,13 @@ mod conntrack;
 mod element;
 mod expression;
 mod foreign;
+mod forward;
 mod frames;
 mod layout;
 mod ports;
 mod table;
 
+pub(crate) use forward::{Passage, PodLinks};
 pub(crate) use frames::CheckedPod;
 pub(crate) use ports::PodPorts;
 pub(crate) use table::Elements;
@@ -47,6 +49,7 @@ enum Verb {
     NewChain = 3,
     GetChain = 4,
     NewRule = 6,
+    GetRule = 7,
     DelRule = 8,
     NewSet = 9,
     NewElement = 12,

@@ -1,6 +1,8 @@
 //! Links: looked up, taken off the network, removed; and the bridge.
 
-use dunnage_sys::Errno;
+use std::time::Duration;
+
+use dunnage_sys::{Errno, kernel};
 use ipnet::IpNet;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask,
@@ -20,6 +22,7 @@ const IFLA_LINK: u16 = 5;
 const IFLA_QDISC: u16 = 6;
 const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
@@ -29,6 +32,10 @@ const LEARNING: u16 = 8;
 const ISOLATED: u16 = 33;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
+/// `IF_OPER_UP` of linux/if.h.
+const OPER_UP: u8 = 6;
+/// Looks at a link, one in each millisecond, until its carrier has been noticed. Nothing is lost but a first packet.
+const LINKWATCH_LOOKS: usize = 200;
 const IFF_UP: u32 = 1;
 const IFF_PROMISC: u32 = 0x100;
 const IFF_ALLMULTI: u32 = 0x200;
@@ -41,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) index: u32,
     pub(crate) up: bool,
+    /// Whether packets can leave by it, as far as the kernel has noticed.
+    pub(crate) operational: bool,
     pub(crate) promiscuous: bool,
     pub(crate) all_multicast: bool,
     pub(crate) queue_length: Option<u32>,
@@ -98,9 +107,21 @@ impl RouteSocket {
         }
     }
 
-    /// Waits until a change of the link's carrier has come to all that must know.
-    pub(crate) fn settle(&self, name: &IfName) -> Result<()> {
-        self.channel.has_carrier(name.as_str()).map(drop)
+    /// Waits until all that must know have heard of a carrier that the link has just got.
+    ///
+    /// Asking for it settles that since Linux 6.8 (`linkwatch_sync_dev`), and costs less than a look at the link, for
+    /// which the kernel walks all network namespaces. Before, a work queue does it in its own time.
+    pub(crate) fn settle(&mut self, name: &IfName) -> Result<()> {
+        if !self.channel.has_carrier(name.as_str())? || kernel::release() >= Some((6, 8)) {
+            return Ok(());
+        }
+        for _ in 0..LINKWATCH_LOOKS {
+            if self.link(name)?.is_none_or(|link| link.operational) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Makes a bridge that is still down, so that what must be set before it comes up can be.
@@ -199,6 +220,7 @@ impl Link {
             name: String::new(),
             index: word(4)?,
             up: word(8)? & IFF_UP != 0,
+            operational: false,
             promiscuous: word(8)? & IFF_PROMISC != 0,
             all_multicast: word(8)? & IFF_ALLMULTI != 0,
             queue_length: None,
@@ -220,6 +242,7 @@ impl Link {
                 IFLA_LINK => {
                     link.peer = value.try_into().ok().map(u32::from_ne_bytes).filter(|index| *index != 0);
                 }
+                IFLA_OPERSTATE => link.operational = value == [OPER_UP],
                 IFLA_TXQLEN => link.queue_length = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_MTU => link.mtu = value.try_into().ok().map(u32::from_ne_bytes),
                 IFLA_MASTER => link.controller = value.try_into().ok().map(u32::from_ne_bytes),
