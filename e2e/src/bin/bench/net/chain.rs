@@ -70,8 +70,8 @@ impl Chain {
         Ok(Self { name: "dunnage", plugins: vec![(program, config)], results: Mutex::default() })
     }
 
-    /// `bridge` with `host-local`, and `portmap`, whose work is that of our plugin; leases in `leases`. Not `firewall`:
-    /// ours leaves to it what it does.
+    /// `bridge` with `host-local`, and `portmap`, whose work is that of our plugin; leases in `leases`. Not `firewall`,
+    /// whose place ours takes only where it is asked to.
     pub(super) fn reference(leases: &Path) -> Result<Self> {
         let mut config = network("1.0.0");
         config["type"] = json!("bridge");
