@@ -33,7 +33,7 @@ pub struct Owner {
 
 impl Owner {
     /// # Errors
-    /// [`Error::Invalid`] when `id` has other characters than letters, digits, `_`, `.` and `-`, or more than 1024.
+    /// [`crate::Error::Invalid`] when `id` has other characters than letters, digits, `_`, `.` and `-`, or more than 1024.
     /// One that is longer than a record has room for is known by its beginning and a checksum.
     pub fn new(id: &str, ifname: IfName) -> Result<Self> {
         check_file_name("container id", id, 1024)?;
