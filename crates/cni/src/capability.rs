@@ -13,6 +13,32 @@ use crate::fields::Fields;
 /// Longest text that the kernel takes to keep beside a link (`IFALIASZ`, less the NUL there and that of the message).
 const ALIAS_MAX: usize = 254;
 
+/// Keys by which an entry asks for what `portmap`, `bandwidth` or `tuning` give.
+pub(crate) const KEYS: &[&str] = &[
+    "capabilities",
+    "runtimeConfig",
+    "args",
+    "dataDir",
+    "mtu",
+    "snat",
+    "markMasqBit",
+    "masqAll",
+    "conditionsV4",
+    "conditionsV6",
+    "externalSetMarkChain",
+    "ingressRate",
+    "ingressBurst",
+    "egressRate",
+    "egressBurst",
+    "shapedSubnets",
+    "unshapedSubnets",
+    "sysctl",
+    "mac",
+    "promisc",
+    "allmulti",
+    "txQLen",
+];
+
 const RUNTIME_KEYS: &[&str] = &[
     "portMappings",
     "ipRanges",

@@ -20,44 +20,17 @@ const STATE_DIR: &str = "/run/dunnage/ipam";
 /// What `bridge` makes when nothing is said.
 const BRIDGE: &str = "cni0";
 
-/// Keys of the specification, of `bridge`, of `portmap`, `bandwidth`, `tuning` and `firewall`, and of this plugin.
+/// Keys of the specification, and of this plugin; those of the reference plugins are where they are read.
 const KEYS: &[&str] = &[
     "cniVersion",
     "cniVersions",
     "name",
     "type",
-    "capabilities",
-    "runtimeConfig",
-    "args",
     "prevResult",
     "dns",
     "ipam",
     "disableCheck",
     "disableGC",
-    "mtu",
-    "backend",
-    "snat",
-    "markMasqBit",
-    "masqAll",
-    "conditionsV4",
-    "conditionsV6",
-    "externalSetMarkChain",
-    "ingressRate",
-    "ingressBurst",
-    "egressRate",
-    "egressBurst",
-    "shapedSubnets",
-    "unshapedSubnets",
-    "sysctl",
-    "mac",
-    "promisc",
-    "allmulti",
-    "txQLen",
-    "dataDir",
-    "iptablesAdminChainName",
-    "firewalldZone",
-    "ingressPolicy",
-    "forwardAllow",
     "stateDir",
 ];
 
@@ -105,7 +78,7 @@ impl<'a> Conf<'a> {
         if role == Role::Loopback {
             return Ok(conf);
         }
-        fields.refuse_others(&[KEYS, bridge::KEYS].concat())?;
+        fields.refuse_others(&[KEYS, bridge::KEYS, capability::KEYS, forward::KEYS].concat())?;
         refuse_unsupported(fields)?;
         conf.lets_pass = forward::asks(fields, role == Role::Addition)?;
         if environment.owner().is_ok() {

@@ -3,6 +3,7 @@
 
 use dunnage_net::{Owner, PodNetwork};
 
+use crate::capability;
 use crate::error::Result;
 use crate::fields::Fields;
 use crate::output;
@@ -11,31 +12,9 @@ use crate::output;
 const ASK: &str = "forwardAllow";
 /// Keys of `firewall` that are nobody else's; `backend` is one of `portmap`, too.
 const OWN: &[&str] = &["firewalldZone", "ingressPolicy"];
-/// Keys that put an entry in the place of `portmap`, `bandwidth` or `tuning`.
-const OTHERS: &[&str] = &[
-    "snat",
-    "markMasqBit",
-    "masqAll",
-    "conditionsV4",
-    "conditionsV6",
-    "externalSetMarkChain",
-    "ingressRate",
-    "ingressBurst",
-    "egressRate",
-    "egressBurst",
-    "shapedSubnets",
-    "unshapedSubnets",
-    "sysctl",
-    "mac",
-    "promisc",
-    "allmulti",
-    "txQLen",
-    "mtu",
-    "dataDir",
-    "capabilities",
-    "runtimeConfig",
-    "args",
-];
+/// All that are read here.
+pub(crate) const KEYS: &[&str] =
+    &[ASK, "firewalldZone", "ingressPolicy", "iptablesAdminChainName", "backend"];
 
 /// Whether pods are to pass: when the entry says so, when it has a key of `firewall`, or when it adds to another and has
 /// no key that anybody else has a use for.
@@ -44,7 +23,7 @@ pub(crate) fn asks(fields: &Fields<'_>, only_adds: bool) -> Result<bool> {
         return Ok(said);
     }
     let has = |keys: &[&str]| keys.iter().any(|key| fields.get(key).is_some());
-    Ok(has(OWN) || (only_adds && !has(OTHERS)))
+    Ok(has(OWN) || (only_adds && !has(capability::KEYS)))
 }
 
 /// Options of `firewall` that do not exist here.
