@@ -300,6 +300,14 @@ fn a_table_of_an_older_version_is_replaced_and_host_ports_stay() {
         );
         world.add(&second, &world.config());
         assert_eq!(nft("list table inet dunnage"), now);
+        // One that has all that a pod's own elements need, but is of another number.
+        let third = world.pod("third");
+        let (before, rest) = now.split_once("\tset layout6 {").unwrap();
+        let older = before.replace("layout 6", "layout 5") + rest.split_once("\t}\n").unwrap().1;
+        nft("delete table inet dunnage");
+        load(&older);
+        world.add(&third, &world.config());
+        assert_eq!(nft("list table inet dunnage"), now);
         assert_eq!(seen(&outside.netns, &first.netns, (UPLINK.into(), 8080), 80), IpAddr::from(OUTSIDE));
         assert!(ip("-o link").contains("dnp"));
     });

@@ -1,6 +1,7 @@
 //! The other networks of a host: in which subnets they have pods.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use dunnage_sys::Call;
@@ -33,8 +34,13 @@ impl Table {
     }
 }
 
+/// Without the lock the table can go at any moment, with its last pod.
 fn has_leases(path: &Path, header: &Header) -> Result<bool> {
-    let file = TableFile::new(File::open(path).call(|| format!("open {}", path.display()))?, path.to_owned());
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        opened => opened.call(|| format!("open {}", path.display()))?,
+    };
+    let file = TableFile::new(file, path.to_owned());
     let mut page = [0; header::SIZE];
     file.read(&mut page, 0)?;
     Ok(!Slots::new(file, &page, header.segments.slots()).used()?.is_empty())
